@@ -122,12 +122,14 @@ class Service:
             bulkhead=self._bulkheads[SCHEDULER],
         )
         self.retention = Retention(database, config.retention, instance=self.instance)
+        beat = partial(self.health.beat, DEPLOYMENTS)
         self.deployments = DeploymentFollower(
             database,
             config.serving,
             config.stores,
             holder=self._holder,
-            guard=ItemGuard(self.metrics, on_item=partial(self.health.beat, DEPLOYMENTS)),
+            guard=ItemGuard(self.metrics, on_item=beat),
+            on_progress=beat,
             lease_s=config.lease_s,
         )
         self.reconcilers = {name: self._make_reconciler(name) for name in clusters}

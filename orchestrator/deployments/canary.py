@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.deployments.canary_probes import CanaryProbes, CanaryPrompt
@@ -12,6 +13,8 @@ from orchestrator.deployments.serving_target import ServingTarget
 
 MAX_TOKENS = 40
 """Tokens of an answer, as in the samples of a run."""
+
+OnProgress = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,20 @@ def judge_version(
     settings: CanarySettings,
     *,
     live_loss: float | None,
+    on_progress: OnProgress = lambda: None,
 ) -> Verdict:
     """Return the verdict on a model of the server.
 
-    `live_loss` is the loss of the version that answers now. Raise TargetUnreachable.
+    `live_loss` is the loss of the version that answers now; `on_progress` is called before each
+    request. Raise TargetUnreachable.
     """
     figures: dict[str, float] = {}
     try:
         for probe in probes.prompts:
+            on_progress()
             if fault := _judge_answer(target, model, probe, settings, figures):
                 return Verdict(fault, figures)
-        if (loss := measure_loss(target, model, probes)) is None:
+        if (loss := measure_loss(target, model, probes, on_progress)) is None:
             return Verdict(None, figures)
     except TargetRefused as refusal:
         return Verdict(f"a canary request failed: {refusal.reason}", figures)
@@ -50,13 +56,19 @@ def judge_version(
     return Verdict(_judge_loss(loss, probes.loss, live_loss, settings.loss_tolerance), figures)
 
 
-def measure_loss(target: ServingTarget, model: str, probes: CanaryProbes) -> float | None:
+def measure_loss(
+    target: ServingTarget,
+    model: str,
+    probes: CanaryProbes,
+    on_progress: OnProgress = lambda: None,
+) -> float | None:
     """Return the mean loss per target on the held-out rows, or None if there are none.
 
     Raise TargetUnreachable or TargetRefused.
     """
     total, count = 0.0, 0
     for row in probes.rows:
+        on_progress()
         scores = target.score(model, row.tokens)
         for position in row.targets:
             score = scores[position] if position < len(scores) else None

@@ -57,6 +57,7 @@ class DeploymentFollower:
         *,
         holder: str,
         guard: ItemGuard,
+        on_progress: Callable[[], None] = lambda: None,
         lease_s: float = LEASE_S,
         store_opener: Callable[[str], ObjectStore] = open_store,
         target_maker: TargetMaker = open_target,
@@ -64,7 +65,7 @@ class DeploymentFollower:
     ) -> None:
         self._database, self._endpoints, self._stores = database, endpoints, tuple(stores)
         self._guard, self._open, self._make_target = guard, store_opener, target_maker
-        self._clock, self._lease_s = clock, lease_s
+        self._clock, self._lease_s, self._on_progress = clock, lease_s, on_progress
         self._lease = LeaseKeeper(database, LEASE_NAME, holder, seconds=lease_s)
         self._renewed_at = -lease_s
         self._waits: dict[tuple[str, str], tuple[int, float]] = {}
@@ -158,9 +159,10 @@ class DeploymentFollower:
             store,
             target,
             on_event=partial(self._audit, store, project),
+            on_progress=self._keep_lease,
             min_move=partial(self._read_last_move, store),
         )
-        return driver.settle(name, on_action=self._keep_lease)
+        return driver.settle(name)
 
     def _open_target(self, endpoint: str, project: str) -> ServingTarget | JobsError:
         """Open the endpoint, or return the error: others of the round need not wait for it too."""
@@ -171,6 +173,7 @@ class DeploymentFollower:
             return error
 
     def _keep_lease(self) -> None:
+        self._on_progress()
         if not self._renew_lease():
             raise LeaseLost(LEASE_NAME, "this service", 0)
 

@@ -15,7 +15,7 @@ from jobs.errors import StoreError, StoreRefused, StoreUnreachable, WriteConflic
 from jobs.store.adapters.listing import read_committed
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
-from orchestrator.deployments.canary import judge_version, measure_loss
+from orchestrator.deployments.canary import OnProgress, judge_version, measure_loss
 from orchestrator.deployments.canary_probes import CanaryProbes, load_probes
 from orchestrator.deployments.deployment_record import (
     MAX_REASON_CHARS,
@@ -72,7 +72,7 @@ class RolloutDriver:
     """Drives the deployments of one store to one server.
 
     `on_event` gets each entry of a history before the record with it is written: it may get one
-    twice after a crash, and misses none.
+    twice after a crash, and misses none. `on_progress` is called before each action and request.
     """
 
     def __init__(
@@ -81,15 +81,16 @@ class RolloutDriver:
         target: ServingTarget,
         *,
         on_event: OnEvent = lambda record, entry: None,
+        on_progress: OnProgress = lambda: None,
         min_move: Callable[[str], int] = lambda adapter: 0,
     ) -> None:
         self._store, self._target = store, target
-        self._on_event, self._min_move = on_event, min_move
+        self._on_event, self._on_progress, self._min_move = on_event, on_progress, min_move
 
-    def settle(self, name: str, *, on_action: Callable[[], None] = lambda: None) -> str | None:
+    def settle(self, name: str) -> str | None:
         """Act until nothing is left to do. Return why the rest has to wait, or None."""
         for _ in range(MAX_ACTIONS):
-            on_action()
+            self._on_progress()
             try:
                 action = self.advance(name)
             except WriteConflict as conflict:
@@ -204,7 +205,8 @@ class RolloutDriver:
             return context.rollout
         model = self._name_model(context, context.record.live)
         try:
-            loss = measure_loss(self._target, model, self._load_probes(context))
+            probes = self._load_probes(context)
+            loss = measure_loss(self._target, model, probes, self._on_progress)
         except TargetRefused:
             loss = None
         if loss is not None and not math.isfinite(loss):
@@ -220,6 +222,7 @@ class RolloutDriver:
             self._load_probes(context),
             context.record.canary,
             live_loss=rollout.live_loss,
+            on_progress=self._on_progress,
         )
         if verdict.fault is not None:
             self._fail(context, verdict.fault)

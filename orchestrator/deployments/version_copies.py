@@ -5,7 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from jobs.store.adapters.manifest import MANIFEST, Manifest, encode_manifest
+from jobs.errors import InputError, StoreError
+from jobs.store.adapters.manifest import (
+    MANIFEST,
+    BadManifest,
+    Manifest,
+    get_manifest_key,
+    parse_manifest,
+)
 from jobs.store.adapters.pull import pull
 from jobs.store.base import ObjectStore
 
@@ -16,11 +23,14 @@ def make_copy(folder: Path, name: str, store: ObjectStore, manifest: Manifest) -
     Raise StoreError. Several processes may do so at once.
     """
     target = folder / name
-    if _read_manifest(target) not in (None, encode_manifest(manifest)):
-        shutil.rmtree(target, ignore_errors=True)
-    if _read_manifest(target) is None:
-        shutil.rmtree(target, ignore_errors=True)
+    if _is_copy(target, manifest):
+        return target
+    shutil.rmtree(target, ignore_errors=True)
+    try:
         pull(store, manifest, target)
+    except (StoreError, InputError):
+        if not _is_copy(target, manifest):
+            raise  # otherwise another process was faster
     return target
 
 
@@ -29,8 +39,10 @@ def remove_copy(folder: Path, name: str) -> None:
     shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _read_manifest(target: Path) -> bytes | None:
+def _is_copy(target: Path, manifest: Manifest) -> bool:
+    """Return whether a folder is a complete copy: its manifest appears with all other files."""
+    key = get_manifest_key(manifest.name, manifest.version)
     try:
-        return (target / MANIFEST).read_bytes()
-    except OSError:
-        return None
+        return parse_manifest((target / MANIFEST).read_bytes(), key) == manifest
+    except (OSError, BadManifest):
+        return False
