@@ -225,9 +225,15 @@ class RolloutDriver:
             on_progress=self._on_progress,
         )
         if verdict.fault is not None:
+            self._check_loaded(context, rollout.version)
             self._fail(context, verdict.fault)
             return None
         return rollout.model_copy(update={"figures": verdict.figures})
+
+    def _check_loaded(self, context: _Context, version: int) -> None:
+        """Raise TargetUnreachable if the server has lost a version: it was restarted meanwhile."""
+        if name_version(context.public, version) not in self._target.read_state().adapters:
+            raise TargetUnreachable(context.record.endpoint, "it was restarted during the canary")
 
     def _switch(self, context: _Context) -> Rollout:
         if context.state.names is not None:

@@ -20,6 +20,7 @@ from jobs.store.adapters.operations import promote
 from jobs.store.local import DirectoryStore
 from orchestrator.deployments.deployment_acts import deploy, remove, rollback
 from orchestrator.deployments.deployment_record import DeploymentRecord, read_deployment
+from orchestrator.deployments.errors import TargetUnreachable
 from orchestrator.deployments.rollout_driver import RolloutDriver
 from tests.jobs.store.builders import Killed
 from tests.orchestrator.deployments.builders import commit_version, make_wish
@@ -35,8 +36,24 @@ class Fuse:
     def __init__(self, at: int, *, is_after: bool) -> None:
         self.at, self.is_after, self.calls = at, is_after, 0
 
+    def blow(self) -> None:
+        raise Killed
+
     def wrap(self, part: Any) -> Any:
         return _Fused(part, self)
+
+
+class RestartingFuse(Fuse):
+    """Restarts the server at a call to it, which is not answered."""
+
+    def __init__(self, target: FakeTarget, at: int) -> None:
+        super().__init__(at, is_after=False)
+        self._target = target
+
+    def blow(self) -> None:
+        self._target.restart()
+        self._target.answering.append(None)
+        raise TargetUnreachable("local", "the connection was interrupted")
 
 
 class _Fused:
@@ -52,10 +69,10 @@ class _Fused:
             fuse = self._fuse
             fuse.calls += 1
             if fuse.calls == fuse.at and not fuse.is_after:
-                raise Killed
+                fuse.blow()
             result = call(*args, **options)
             if fuse.calls == fuse.at:
-                raise Killed
+                fuse.blow()
             return result
 
         return guarded
@@ -156,5 +173,27 @@ def test_a_crash_at_any_call_leaves_the_old_or_the_new_version_and_it_settles(
             assert describe_end(store, target) == end, where
             assert set(target.answering) <= allowed, where
         if not crashes:
+            break
+    assert at > 3
+
+
+@pytest.mark.parametrize("form", ["lora", "sparse"])
+@pytest.mark.parametrize("act", [follow, follow_broken, take_away])
+def test_a_server_that_is_restarted_at_any_call_gets_its_versions_and_it_settles(
+    tmp_path: Path, act: Act, form: str
+):
+    world = make_world(tmp_path / "origin", act, form)
+    store, target = copy_world(world, tmp_path / "whole")
+    act(store, target)
+    end = describe_end(store, target)
+    for at in range(1, MAX_CALLS):
+        store, target = copy_world(world, tmp_path / f"{at}")
+        fuse = RestartingFuse(target, at)
+        act(store, fuse.wrap(target))
+        follow(store, target)
+        follow(store, target)
+        assert describe_end(store, target) == end, f"restart at call {at}"
+        assert set(target.answering) <= {"chat@v1", "chat@v2", None}
+        if fuse.calls < at:
             break
     assert at > 3
