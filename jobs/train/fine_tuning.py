@@ -19,6 +19,7 @@ from jobs.plan.plan import Plan, StagePlan
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.runs.run_store import PLAN, RunStore
 from jobs.train.calibrate_run import make_run_calibration, make_run_sketches
+from jobs.train.canary_rows import write_canary
 from jobs.train.checkpoint import TrainingState
 from jobs.train.comm.collectives import EVALUATION, INSTALL, SAMPLES, WorkerContext
 from jobs.train.data.global_batches import Feed, Step
@@ -54,7 +55,7 @@ from jobs.train.monitor.phases import PhaseStart
 from jobs.train.monitor.recorder import RunRecorder
 from jobs.train.monitor.watchdog import Watchdog
 from jobs.train.request import TrainingRequest
-from jobs.train.samples import SamplePrompt, generate_answers, pick_prompts
+from jobs.train.samples import SamplePrompt, describe_samples, generate_answers, pick_prompts
 
 
 def make_fine_tuning(
@@ -201,14 +202,13 @@ class FineTuner:
         """Record the model's answers to a few prompts. A collective."""
         if not self._prompts:
             return
+        device, choice, feed = self.context.device, self.loss_choice, self._eval_feed
         with self.context.collectives.attribute_to(SAMPLES):
-            answers = generate_answers(
-                engine.module, self._prompts, self._encoder, self.context.device
-            )
-        samples = [
-            {"prompt": prompt.display_text, "expected": prompt.expected, "answer": answer}
-            for prompt, answer in zip(self._prompts, answers, strict=True)
-        ]
+            answers = generate_answers(engine.module, self._prompts, self._encoder, device)
+            if name == "end":
+                write = partial(write_canary, self.recorder, device=device, choice=choice)
+                write(self._request, engine.module, feed, self._prompts, answers)
+        samples = describe_samples(self._prompts, answers)
         self.recorder.emit_event("samples", at=name, samples=samples)
 
     def is_preempted(self) -> bool:
@@ -246,9 +246,8 @@ class FineTuner:
         self._train_feed = make_train_feed(request, tokenizer, rank=rank, world_size=world_size)
         self._eval_feed = make_eval_feed(request, tokenizer, rank=rank, world_size=world_size)
         self._encoder = make_encoder(spec, request.base, tokenizer, request.labels)
-        self._prompts = []
-        if self._hooks.generates_samples and spec.target_kind in ("tokens", "completion"):
-            self._prompts = pick_prompts(make_sample_rows(request), self._encoder)
+        is_text = self._hooks.generates_samples and spec.target_kind in ("tokens", "completion")
+        self._prompts = pick_prompts(make_sample_rows(request), self._encoder) if is_text else []
 
     def _complete_plan(self) -> Plan:
         """Complete the plan by the loaded model's shapes and, with epochs, by the rows' tokens."""

@@ -88,6 +88,16 @@ def generate_answers(
     return [str(text).strip() for text in texts]
 
 
+def describe_samples(
+    prompts: Sequence[SamplePrompt], answers: Sequence[str]
+) -> list[dict[str, str]]:
+    """Return prompts and answers as the run's events record them."""
+    return [
+        {"prompt": prompt.display_text, "expected": prompt.expected, "answer": answer}
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
 def _try_prompt(row: Row, source: RowSource, encoder: Encoder) -> SamplePrompt | None:
     """Return the row as a prompt, or None if it is a bad one, which the run may skip."""
     try:

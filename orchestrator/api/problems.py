@@ -28,6 +28,7 @@ from jobs.errors import (
 )
 from jobs.train.monitor.event_text import escape_control
 from orchestrator.api.request_ids import HEADER, get_request_id
+from orchestrator.deployments.errors import NoEarlierVersion, TargetRefused
 from orchestrator.registry.errors import (
     DatabaseUnreachable,
     DuplicateKey,
@@ -52,6 +53,8 @@ STATUS_BY_ERROR: Mapping[type[JobsError], int] = {
     LeaseHeld: 409,
     ForbiddenMove: 409,
     RunInUse: 409,
+    TargetRefused: 409,
+    NoEarlierVersion: 409,
     AlreadyExists: 409,
     WriteConflict: 409,
     StoreRefused: 503,

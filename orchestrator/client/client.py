@@ -8,6 +8,7 @@ from typing import Self
 from orchestrator.client.adapters import Adapters
 from orchestrator.client.admin import AuditLog, Projects, Tokens
 from orchestrator.client.client_settings import load_settings
+from orchestrator.client.deployment_client import Deployments
 from orchestrator.client.pages import iterate_unpaged
 from orchestrator.client.retry import RetryBudget
 from orchestrator.client.runs import Runs
@@ -31,6 +32,7 @@ class ServiceClient:
         self.transport = Transport(load_settings(url, token=token), retry_budget, on_retry)
         self.runs = Runs(self.transport)
         self.adapters = Adapters(self.transport)
+        self.deployments = Deployments(self.transport)
         self.schedules = Schedules(self.transport)
         self.projects = Projects(self.transport)
         self.tokens = Tokens(self.transport)

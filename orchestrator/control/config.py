@@ -23,6 +23,7 @@ from orchestrator.cluster.entrypoint import is_safe_argument
 from orchestrator.control.projects.project_config import ProjectConfig
 from orchestrator.control.projects.run_tokens import JobsConfig
 from orchestrator.control.retention.retention_config import RetentionConfig
+from orchestrator.deployments.endpoint_config import EndpointConfig
 from orchestrator.registry.tenancy.audit_log import MIN_AUDIT_DAYS
 
 DEFAULT_DATABASE = "sqlite:///.cache/registry.db"
@@ -143,6 +144,8 @@ class ServiceConfig(StrictModel):
     trusted_proxies: tuple[Network, ...] = Field(default=(), max_length=100, strict=False)
     """Addresses or networks of the proxies whose X-Forwarded-For tells a client's address."""
     http: HttpLimits = HttpLimits()
+    serving: dict[Name, EndpointConfig] = Field(default={}, max_length=100)
+    """Inference servers that adapters are deployed to, by the name of the endpoint."""
 
 
 def load_config(path: Path, database: str | None = None) -> ServiceConfig:

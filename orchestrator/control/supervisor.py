@@ -1,5 +1,5 @@
-"""The threads of the service: one per cluster, and one each for schedules, housekeeping, retention
-and liveness.
+"""The threads of the service: one per cluster, and one each for schedules, deployments,
+housekeeping, retention and liveness.
 
 An unexpected exception at an item (a run, a schedule, a job) ends the item. One in the frame of a
 thread is logged and ends the service: half of a control plane is worse than none, and a supervisor
@@ -20,6 +20,7 @@ from functools import partial
 from jobs.errors import JobsError
 from orchestrator.cluster.base import Cluster
 from orchestrator.control.bulkheads.bulkhead import Bulkhead, make_bulkhead
+from orchestrator.control.bulkheads.item_guard import ItemGuard
 from orchestrator.control.bulkheads.loop_health import LoopHealth
 from orchestrator.control.bulkheads.write_probe import WriteProbe
 from orchestrator.control.clock import Clock, DatabaseClock
@@ -37,6 +38,7 @@ from orchestrator.control.reconciler import Reconciler
 from orchestrator.control.retention.retention import Retention
 from orchestrator.control.scheduler import Scheduler
 from orchestrator.control.signing.service_trust import load_service_trust
+from orchestrator.deployments.deployment_follower import DeploymentFollower
 from orchestrator.registry import projects
 from orchestrator.registry.counts import count_adapters, count_runs_by_status, measure_oldest_wait
 from orchestrator.registry.database import Database
@@ -46,6 +48,9 @@ from orchestrator.registry.values import Run
 
 SCHEDULER, HOUSEKEEPING = "scheduler", "housekeeping"
 RETENTION, LIVENESS = "retention", "liveness"
+DEPLOYMENTS = "deployments"
+DEPLOYMENT_INTERVAL_S = 2.0
+"""A promotion is noticed after so long."""
 SCHEDULER_INTERVAL_S = 1.0
 """Schedules are due at whole minutes."""
 HOUSEKEEPING_INTERVAL_S = 15.0
@@ -117,6 +122,16 @@ class Service:
             bulkhead=self._bulkheads[SCHEDULER],
         )
         self.retention = Retention(database, config.retention, instance=self.instance)
+        beat = partial(self.health.beat, DEPLOYMENTS)
+        self.deployments = DeploymentFollower(
+            database,
+            config.serving,
+            config.stores,
+            holder=self._holder,
+            guard=ItemGuard(self.metrics, on_item=beat),
+            on_progress=beat,
+            lease_s=config.lease_s,
+        )
         self.reconcilers = {name: self._make_reconciler(name) for name in clusters}
         self._next_audit_expiry = 0.0
         self._stopping = threading.Event()
@@ -139,6 +154,13 @@ class Service:
         """Reconcile a cluster now, because something changed."""
         for task in self._tasks:
             if task.name == _name_loop(cluster):
+                task.wake.set()
+
+    def wake_deployments(self) -> None:
+        """Follow the deployments now, because somebody deployed or promoted."""
+        self.deployments.retry_soon()
+        for task in self._tasks:
+            if task.name == DEPLOYMENTS:
                 task.wake.set()
 
     def close(self) -> None:
@@ -204,6 +226,7 @@ class Service:
             HOUSEKEEPING: HOUSEKEEPING_INTERVAL_S,
             RETENTION: RETENTION_INTERVAL_S,
             LIVENESS: self.config.lease_s / BEATS_PER_LEASE,
+            **({DEPLOYMENTS: DEPLOYMENT_INTERVAL_S} if self.config.serving else {}),
         }
 
     def _make_bulkhead(self, loop: str) -> Bulkhead:
@@ -233,8 +256,15 @@ class Service:
         ]
         fire, close = self.scheduler.fire_due, self.scheduler.close
         retain = self.retention.apply_batch
+        follower = self.deployments
+        serving = [
+            _BackgroundTask(loop, interval_s, follower.follow_all, follower.close)
+            for loop, interval_s in intervals_s.items()
+            if loop == DEPLOYMENTS
+        ]
         return [
             *clusters,
+            *serving,
             _BackgroundTask(SCHEDULER, intervals_s[SCHEDULER], fire, close),
             _BackgroundTask(HOUSEKEEPING, intervals_s[HOUSEKEEPING], self.run_housekeeping),
             _BackgroundTask(RETENTION, intervals_s[RETENTION], retain),

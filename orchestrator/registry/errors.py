@@ -30,6 +30,7 @@ class RegistryError(JobsError):
 
 LIST_COMMANDS = {
     "adapter": "slora adapters list",
+    "deployment": "slora deployments list",
     "project": "slora projects list",
     "run": "slora runs",
     "quarantined job": "slora registry quarantine list",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,8 +35,8 @@ class GarbageReport:
 def delete_version(store: ObjectStore, name: str, version: int) -> None:
     """Delete a version: its manifest first, so that no reader meets half of it.
 
-    Raise StillReferenced if `current` or a child refers to it. Its number is not used again. After
-    a crash, repeat the call to finish.
+    Raise StillReferenced if `current`, a child or a deployment refers to it. Its number is not used
+    again. After a crash, repeat the call to finish.
     """
     prefix = get_version_prefix(name, version)
     if (
@@ -124,4 +125,16 @@ def _list_references(store: ObjectStore, name: str, version: int) -> list[str]:
         for manifest in scan_adapters(store, trusts_all=True)[0]
         if manifest.parent == label
     )
-    return references + [f"{child} (its parent)" for child in children]
+    references += [f"{child} (its parent)" for child in children]
+    return references + [key for key in store.list("deployments/") if _serves(store, key, label)]
+
+
+def _serves(store: ObjectStore, key: str, label: str) -> bool:
+    """Return whether a deployment answers with this version, keeps it loaded, or stays at it."""
+    try:
+        record = json.loads(store.get(key))
+        versions = [record.get(field) for field in ("live", "previous", "pin")]
+        versions.append((record.get("rollout") or {}).get("version"))
+        return label in {f"{record.get('adapter')}@v{version}" for version in versions}
+    except (NotInStore, ValueError, AttributeError, RecursionError):
+        return False  # removed since the listing, or no deployment

@@ -196,6 +196,7 @@ def _move_pointer(
         before = adapters.get_pointer(session, store, name)
         adapters.set_pointer_if_known(session, store, name, version, number)
         record_move(session, project=adapter.project, before=before, after=moved)
+    service.wake_deployments()
     return PointerResponse.model_validate(moved)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from jobs.store.open import open_store
+from jobs.store.runs.canary_file import CANARY_FILE, parse_canary
 from tests.ranks import run_ranks
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec
 
@@ -33,6 +35,25 @@ def test_losses_evaluations_answers_and_adapters_are_the_same_to_the_bit(folder:
         late, early = results[name, True], results[name, False]
         assert late["order"] != early["order"], name
         assert {**late, "order": None} == {**early, "order": None}, name
+
+
+def test_the_canary_file_has_the_loss_of_the_committed_adapter_on_its_rows(folder: Path):
+    import torch
+
+    from jobs.tools.load_adapter import load_adapted_model
+
+    store = open_store(tiny_spec(folder)["store"])
+    for name in ("slora", "lora"):
+        canary = parse_canary(store.get(f"runs/{name}-1/{CANARY_FILE}"), CANARY_FILE)
+        assert (len(canary.rows), len(canary.prompts), canary.is_chat) == (4, 3, True)
+        model, total, count = load_adapted_model(store, name).model, 0.0, 0
+        for row in canary.rows:
+            with torch.no_grad():
+                scores = model(torch.tensor([row.tokens])).logits[0].log_softmax(-1)
+            for position in row.targets:
+                total -= float(scores[position - 1, row.tokens[position]])
+                count += 1
+        assert canary.loss == pytest.approx(total / count, rel=1e-5), name
 
 
 def train_both_ways(rank: int, folder: str) -> dict[tuple[str, bool], dict[str, Any]]:
@@ -81,6 +102,7 @@ def _train(rank: int, folder: Path, name: str, keeps_start: bool) -> dict[str, A
         "losses": [metric["loss"] for metric in metrics if "evaluation" not in metric],
         "evaluations": loop.evaluations,
         "samples": samples,
+        "canary": runs.read_json(CANARY_FILE),
         "files": {file.name: file.sha256 for file in manifest.files} if manifest else {},
         "order": [metric.get("evaluation", "step") for metric in metrics][:2],
     }

@@ -14,12 +14,15 @@ import pytest
 from fastapi.routing import APIRoute
 
 from jobs.store.open import open_store
+from orchestrator.deployments.deployment_record import DeploymentRecord, write_deployment
+from orchestrator.deployments.endpoint_config import EndpointConfig
 from orchestrator.registry import adapters
 from orchestrator.registry.lifecycle import Reason, Status
 from orchestrator.registry.rebuild.rebuild import rebuild
 from orchestrator.registry.tenancy.audit_log import list_entries
 from orchestrator.schemas.audit_entries import AuditEntryResponse
 from tests.orchestrator.api.builders import ApiHarness, serve_app
+from tests.orchestrator.deployments.fake_vllm import API_KEY, FakeVllm
 from tests.orchestrator.registry.builders import read_rows
 from tests.orchestrator.registry.stores import commit_version
 
@@ -73,6 +76,17 @@ class AuditedService:
             ("POST", "/v1/adapters/{name}/rollback"): Change(
                 "/v1/adapters/chat/rollback", None, ("rollback", "adapter")
             ),
+            ("POST", "/v1/deployments"): Change(
+                "/v1/deployments",
+                {"adapter": "chat", "endpoint": "local"},
+                ("deploy", "deployment"),
+            ),
+            ("POST", "/v1/deployments/{name}/rollback"): Change(
+                "/v1/deployments/two/rollback", None, ("rollback", "deployment")
+            ),
+            ("DELETE", "/v1/deployments/{name}"): Change(
+                "/v1/deployments/two", None, ("remove", "deployment")
+            ),
             ("POST", "/v1/projects"): Change(
                 "/v1/projects", {"name": "lab", "max_runs": 4}, ("create", "project")
             ),
@@ -108,7 +122,9 @@ class AuditedService:
 
 
 @pytest.fixture
-def audited(database_api: ApiHarness, tmp_path: Path) -> AuditedService:
+def audited(
+    database_api: ApiHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AuditedService]:
     store = open_store(database_api.service.config.stores[0])
     for number in (1, 2):
         commit_version(store, tmp_path / f"v{number}", run=f"chat-20260101-12000{number}-0a1b")
@@ -120,7 +136,15 @@ def audited(database_api: ApiHarness, tmp_path: Path) -> AuditedService:
     assert promoted.status_code == 200, promoted.text
     ended_run = database_api.submit()
     database_api.move(ended_run, Status.STOPPED, reason=Reason.USER)
-    return AuditedService(database_api, run, ended_run, token["id"], [token["secret"]])
+    monkeypatch.setenv("FAKE_KEY", API_KEY)
+    with FakeVllm().serve() as url:
+        endpoint = EndpointConfig(url=url, api_key_env="FAKE_KEY", folder=str(tmp_path / "copies"))
+        database_api.service.config.serving["local"] = endpoint
+        deployment = DeploymentRecord(
+            name="two", adapter="chat", endpoint="local", live=2, previous=1
+        )
+        write_deployment(store, deployment, None)
+        yield AuditedService(database_api, run, ended_run, token["id"], [token["secret"]])
 
 
 def list_changing_routes(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:

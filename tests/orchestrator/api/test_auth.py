@@ -90,6 +90,11 @@ class FilledService:
                 "spec": spec,
             },
             ("PATCH", "/v1/schedules/{project}/{name}"): {"paused": True},
+            ("POST", "/v1/deployments"): {
+                "adapter": self.adapters[project],
+                "endpoint": "local",
+                "project": project,
+            },
             ("POST", "/v1/projects"): {"name": "new"},
             ("PATCH", "/v1/projects/{name}"): {"max_runs": 1},
             ("POST", "/v1/tokens"): {"label": "new", "scope": "viewer", "project": project},
@@ -276,6 +281,9 @@ def test_lists_and_creations_stay_inside_the_project(filled: FilledService):
 
 
 def test_a_list_of_another_project_is_empty(filled: FilledService):
+    params = {"project": "other"}
+    empty = filled.api.request("GET", "/v1/deployments", "admin", "default", params=params)
+    assert empty.json() == {"items": [], "next": None}
     for path in ("/v1/runs", "/v1/adapters", "/v1/schedules"):
         response = filled.api.request("GET", path, "admin", "default", params={"project": "other"})
         assert response.json() == {"items": [], "next": None}

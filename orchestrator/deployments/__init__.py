@@ -1,0 +1,1 @@
+"""Deployments: a name on an inference server that follows an adapter, with canary and rollback."""

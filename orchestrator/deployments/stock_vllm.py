@@ -1,0 +1,82 @@
+"""A stock vLLM server: LoRA only, and each version under its own name.
+
+It has no name that switches without failed requests: `load_inplace` changes the weights of requests
+in flight, and between an unload and a load of the same name requests get 404. Clients therefore ask
+for the versioned name, which the record of the deployment tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.store.adapters.manifest import Manifest
+from jobs.store.base import ObjectStore
+from orchestrator.deployments.errors import TargetRefused
+from orchestrator.deployments.server_http import ServerHttp
+from orchestrator.deployments.serving_target import Answer, Prompt, TargetState
+from orchestrator.deployments.version_copies import make_copy, remove_copy
+
+LORA_FORMS = frozenset({"lora"})
+NOT_FOUND = "runtime LoRA loading is off: start the server with --enable-lora and "
+NOT_FOUND += "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+
+
+class StockVllmTarget:
+    """A vLLM server without the plug-in. `folder` is read by the server under the same path."""
+
+    def __init__(self, http: ServerHttp, folder: Path, base_digest: str | None) -> None:
+        self.endpoint, self._http, self._folder = http.endpoint, http, folder
+        self._base_digest = base_digest
+
+    def read_state(self) -> TargetState:
+        """Return the adapters among the models of the server. Raise TargetUnreachable."""
+        return TargetState(
+            base_digest=self._base_digest,
+            forms=LORA_FORMS,
+            max_rank=None,
+            adapters=dict.fromkeys(self._list_adapters(), "lora"),
+        )
+
+    def load(self, name: str, store: ObjectStore, manifest: Manifest) -> None:
+        """Pull the version into the shared folder, and let the server load it from there."""
+        if name in self._list_adapters():
+            return
+        folder = make_copy(self._folder, name, store, manifest)
+        self._change("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+
+    def set_name(self, name: str, version: str | None) -> None:
+        """Raise TargetRefused: the server has no public names."""
+        reason = "it has no names that switch: install slora in the server's environment"
+        raise TargetRefused(self.endpoint, reason)
+
+    def unload(self, name: str) -> None:
+        """Unload a version, and delete its copy."""
+        if name in self._list_adapters():
+            self._change("/v1/unload_lora_adapter", {"lora_name": name})
+        remove_copy(self._folder, name)
+
+    def ask(self, model: str, prompt: Prompt, *, max_tokens: int, is_chat: bool = False) -> Answer:
+        """Return the greedy answer to a prompt."""
+        return self._http.ask(model, prompt, max_tokens=max_tokens, is_chat=is_chat)
+
+    def score(self, model: str, tokens: Sequence[int]) -> list[float | None]:
+        """Return the log-probability of each token."""
+        return self._http.score(model, tokens)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _list_adapters(self) -> list[str]:
+        models = self._http.get("/v1/models").get("data")
+        rows = [row for row in models if isinstance(row, dict)] if isinstance(models, list) else []
+        return [str(row.get("id")) for row in rows if row.get("parent")]
+
+    def _change(self, path: str, body: dict[str, str]) -> None:
+        try:
+            self._http.change(path, body)
+        except TargetRefused as refusal:
+            if refusal.reason == "Not Found":
+                raise TargetRefused(self.endpoint, NOT_FOUND) from refusal
+            raise
