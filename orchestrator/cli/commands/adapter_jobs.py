@@ -94,7 +94,11 @@ def export_command(
     name: AdapterName,
     to: TargetFolder,
     form: Annotated[
-        str, typer.Option("--as", help="Form of the export: peft, merged or sparse.")
+        str,
+        typer.Option(
+            "--as",
+            help="Form of the export: peft, merged or sparse; for llama.cpp gguf-lora or gguf.",
+        ),
     ] = "peft",
     rank: Annotated[int | None, typer.Option(help="Rank of the LoRA folder.")] = None,
     energy: Annotated[
@@ -115,14 +119,20 @@ def export_command(
         typer.Option(help="Tokens per sequence of --data, where the run's files are gone."),
     ] = None,
     density: Annotated[float | None, typer.Option(help="Density of a sparse file.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the matrices in a GGUF file: float16 (models) or float32 (a LoRA)."
+        ),
+    ] = None,
     store: Store = DEFAULT_STORE,
     base: Base = None,
     json: Json = False,
 ) -> None:
-    """Export an adapter as a LoRA of a rank, a merged model or a sparse file."""
+    """Export an adapter: a LoRA of a rank, a merged model, a sparse file, or one for llama.cpp."""
     arguments = ["--adapter", name, "--to", str(to), "--store", store, "--as", form]
     options = {"rank": rank, "energy": energy, "data": data, "max-length": max_length,
-               "density": density}  # fmt: skip
+               "density": density, "dtype": dtype}  # fmt: skip
     for option, value in options.items():
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += [*(["--base", base] if base else []), *(["--json"] if json else [])]
