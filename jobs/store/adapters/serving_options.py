@@ -90,7 +90,7 @@ def list_serving_options(
 
     `config`: adapter_config.json, sparse_config.json, or config.json of a full model.
     """
-    form, task = detect_form(manifest), _find_task(config)
+    form, task = detect_form(manifest), find_task(config)
     if task is None:
         return ()
     if task != "causal-lm":
@@ -113,18 +113,18 @@ def list_serving_options(
     return _list_for_merged(manifest)
 
 
-def find_lora_bound(rank: int) -> int | None:
-    """Return the smallest --max-lora-rank of vLLM that holds the rank; None above all of them."""
-    return next((bound for bound in VLLM_RANKS if bound >= rank), None)
-
-
-def _find_task(config: Mapping[str, Any]) -> str | None:
+def find_task(config: Mapping[str, Any]) -> str | None:
     """Return the task that an adapter's config names, or the class of a full model's."""
     if (task := _TASKS.get(str(config.get("task_type")))) is not None:
         return task
     classes = config.get("architectures")
     name = str(classes[0]) if isinstance(classes, list) and classes else ""
     return next((task for end, task in _ARCHITECTURES.items() if name.endswith(end)), None)
+
+
+def find_lora_bound(rank: int) -> int | None:
+    """Return the smallest --max-lora-rank of vLLM that holds the rank; None above all of them."""
+    return next((bound for bound in VLLM_RANKS if bound >= rank), None)
 
 
 def _is_rank(value: Any) -> TypeGuard[int]:

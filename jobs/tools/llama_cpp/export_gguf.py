@@ -10,7 +10,8 @@ from transformers import AutoConfig
 from jobs.errors import Fault, InputError
 from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.base import ObjectStore
-from jobs.tools.load_adapter import find_base, load_adapted_model
+from jobs.tools.adapter_base import find_base
+from jobs.tools.load_adapter import load_adapted_model
 from jobs.train.job_main import require_extra
 from jobs.train.model.tokenizer import LOCAL
 from slora.formats.merge import Adapter

@@ -41,6 +41,18 @@ def evaluate(
     on_bad_row: Annotated[
         str | None, typer.Option(help="fail or skip, if not as the run does.")
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenAI-compatible server that answers with the adapter: the loss is the one of "
+            "its log-probabilities. Its key is read from OPENAI_API_KEY.",
+        ),
+    ] = None,
+    served_as: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The server's name of the adapter, if it is another."),
+    ] = None,
     store: Store = DEFAULT_STORE,
     base: Base = None,
     json: Json = False,
@@ -52,6 +64,8 @@ def evaluate(
         *(["--columns", *columns] if columns else []),
         *([] if max_length is None else ["--max-length", str(max_length)]),
         *(["--on-bad-row", on_bad_row] if on_bad_row else []),
+        *(["--endpoint", endpoint] if endpoint else []),
+        *(["--served-as", served_as] if served_as else []),
         *(["--base", base] if base else []),
         *(["--json"] if json else []),
     ]
