@@ -90,6 +90,7 @@ def add_commands(adapters: typer.Typer) -> None:
     """Add the commands that run a job on an adapter."""
     adapters.command("merge")(merge_command)
     adapters.command("export")(export_command)
+    adapters.command("push")(push_command)
     adapters.command("diff")(diff_command)
 
 
@@ -151,6 +152,23 @@ def export_command(
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += [*(["--base", base] if base else []), *(["--json"] if json else [])]
     run_job_module("jobs.tools.export", arguments)
+
+
+def push_command(
+    name: AdapterName,
+    to: Annotated[
+        str, typer.Argument(metavar="hf://ORG/REPO", help="Repository of the hub; made if absent.")
+    ],
+    license: Annotated[
+        str | None, typer.Option(help="The hub's identifier of its licence: apache-2.0 ...")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Push an adapter with a model card to the hub of HF_ENDPOINT; a new repository is private."""
+    arguments = ["--adapter", name, "--to", to, "--store", store]
+    arguments += [*(["--license", license] if license else []), *(["--json"] if json else [])]
+    run_job_module("jobs.tools.hub.push", arguments)
 
 
 def diff_command(

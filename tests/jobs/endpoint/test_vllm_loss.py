@@ -47,7 +47,11 @@ def serve_vllm(base: Path, adapter: Path, log: Path) -> Iterator[str]:
     ]  # fmt: skip
     with log.open("wb") as output:
         server = subprocess.Popen(
-            command, env=environment, cwd=log.parent, stdout=output, stderr=output,
+            command,
+            env=environment,
+            cwd=log.parent,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
         try:
