@@ -1,6 +1,7 @@
 """`python -m jobs.evaluate --adapter NAME --data FILE`: evaluate a committed adapter.
 
-The rows are read, rendered and packed as those of the adapter's run, unless an option differs.
+The rows are read, rendered and packed as those of the adapter's run, unless an option differs. With
+`--endpoint URL` the losses are those of a server that answers with the adapter.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jobs.inspect.datasets.scan import DatasetScan
 from jobs.plan.token_tally import TokenTally, iter_tally_notes
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
+from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from jobs.tools.adapter_arguments import make_adapter_parser
 from jobs.tools.adapter_rows import load_adapter_spec, scan_adapter_rows
@@ -34,15 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _make_parser().parse_args(arguments)
 
     def work() -> None:
-        # Imported here, so that a wrong argument is answered before torch is loaded.
-        from jobs.tools.load_adapter import load_adapted_model
-
+        _check_options(options)
         store = open_store(options.store)
-        adapted = load_adapted_model(store, options.adapter, base=options.base)
-        spec = _override_spec(load_adapter_spec(store, adapted, options), options)
-        scan = scan_adapter_rows(spec, options.data, adapted.labels)
-        metrics, tally = _evaluate_rows(spec, adapted, scan)
-        label = adapted.manifest.label
+        if options.endpoint is not None:
+            from jobs.tools.endpoint.endpoint_evaluation import evaluate_endpoint
+
+            label, metrics, tally = evaluate_endpoint(store, options, _override_spec)
+        else:
+            label, metrics, tally = _evaluate_here(store, options)
         for note in iter_tally_notes(tally, "--data"):
             print(f"{note}.", file=sys.stderr)
         if options.json:
@@ -77,8 +78,41 @@ def _make_parser() -> argparse.ArgumentParser:
         choices=("fail", "skip"),
         help="End with the faults of bad rows, or skip them, if not as the run does.",
     )
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="OpenAI-compatible server that answers with the adapter, to be judged by its own "
+        "log-probabilities. Its key is read from OPENAI_API_KEY.",
+    )
+    parser.add_argument(
+        "--served-as", metavar="NAME", help="The server's name of the adapter, if it is another."
+    )
     parser.add_argument("--json", action="store_true", help="Output JSON.")
     return parser
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise InputError for an option that has no effect."""
+    if options.served_as is not None and options.endpoint is None:
+        problem = "there is no server to ask without --endpoint"
+        raise InputError([Fault("--served-as", problem, "Add --endpoint URL.")])
+
+
+def _evaluate_here(
+    store: ObjectStore, options: argparse.Namespace
+) -> tuple[str, dict[str, float], TokenTally]:
+    """Return the adapter's label, its metrics computed by this process, and the rows' tally."""
+    # Imported here, so that a wrong argument is answered before torch is loaded.
+    from jobs.tools.load_adapter import load_adapted_model
+
+    adapted = load_adapted_model(store, options.adapter, base=options.base)
+    spec = load_adapter_spec(
+        store, adapted.manifest, options, task=adapted.task, label_kind=adapted.saved.label_kind
+    )
+    spec = _override_spec(spec, options)
+    scan = scan_adapter_rows(spec, options.data, adapted.labels)
+    metrics, tally = _evaluate_rows(spec, adapted, scan)
+    return adapted.manifest.label, metrics, tally
 
 
 def _override_spec(spec: RunSpec, options: argparse.Namespace) -> RunSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from jobs.errors import Fault, InputError
 from jobs.inspect.datasets.labels import list_unknown_labels
@@ -12,17 +11,19 @@ from jobs.inspect.datasets.scan import DatasetScan, scan_dataset
 from jobs.inspect.recorded_spec import find_recorded_spec
 from jobs.spec.load import validate_spec
 from jobs.spec.schema import RunSpec
+from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
-
-if TYPE_CHECKING:
-    from jobs.tools.load_adapter import AdaptedModel
 
 
 def load_adapter_spec(
-    store: ObjectStore, adapted: AdaptedModel, options: argparse.Namespace
+    store: ObjectStore,
+    manifest: Manifest,
+    options: argparse.Namespace,
+    *,
+    task: str,
+    label_kind: str | None = None,
 ) -> RunSpec:
     """Return the spec of the adapter's run; where its files are gone, one of the options alone."""
-    manifest = adapted.manifest
     spec = find_recorded_spec(store, manifest)
     if spec is not None:
         return spec
@@ -33,8 +34,8 @@ def load_adapter_spec(
     print(f"{manifest.label}: {problem}. The rows are read as options say.", file=sys.stderr)
     values = {
         "name": manifest.name,
-        "model": {"path": manifest.base.path, "task": adapted.task},
-        "data": {"train": options.data, "labels": adapted.saved.label_kind or "one"},
+        "model": {"path": manifest.base.path, "task": task},
+        "data": {"train": options.data, "labels": label_kind or "one"},
         "train": {"steps": 1},
         "store": options.store,
     }

@@ -1,4 +1,8 @@
-"""`python -m jobs.tools.export --adapter NAME --to FOLDER --as peft|merged|sparse`: convert it."""
+"""`python -m jobs.tools.export --adapter NAME --to FOLDER --as FORM`: convert an adapter.
+
+The forms: a LoRA folder (peft), a plain model (merged), values and positions (sparse), and for
+llama.cpp a LoRA (gguf-lora) or a plain model (gguf).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,19 @@ if TYPE_CHECKING:
     from slora.formats.merge import UpdateSource
     from slora.formats.peft import LoraAdapter
 
-FORMS = ("peft", "merged", "sparse")
+FORMS = ("peft", "merged", "sparse", "gguf-lora", "gguf")
+ALLOWED_OPTIONS = {
+    "peft": ("rank", "energy", "data"),
+    "sparse": ("density",),
+    "merged": (),
+    "gguf-lora": ("rank", "energy", "data", "dtype"),
+    "gguf": ("dtype",),
+}
+NEEDS_RANK = Fault(
+    "--rank",
+    "a LoRA needs either a rank, or a share of the energy to retain",
+    "Use, for example, --rank 16 or --energy 0.9.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,21 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_options(options)
         folder = Path(options.to)
         # Imported here, so that a wrong argument is answered before torch is loaded.
-        if options.form == "merged":
-            from jobs.merge import merge_into_folder
-
-            label = merge_into_folder(
-                folder, options.adapter, store=options.store, base=options.base
-            )
-            print(json.dumps({"adapter": label, "folder": str(folder), "form": "merged"})
-                  if options.json else f"{label} merged into {folder}")  # fmt: skip
+        if options.form in ("merged", "gguf"):
+            _write_model(folder, options)
             return
         exported, label = _export_adapter(options)
-        _write_adapter(folder, exported, base=options.base)
+        if options.form == "gguf-lora":
+            from jobs.tools.llama_cpp.export_gguf import write_lora_file
+
+            write_lora_file(folder, exported.adapter, open_store(options.store), options)
+        else:
+            _write_adapter(folder, exported, base=options.base)
         if exported.unheld and not options.json:
             print(f"not in it: {len(exported.unheld)} other tensors that were trained, such as "
                   f"{exported.unheld[0]}", file=sys.stderr)  # fmt: skip
-        if exported.adapter.tokens:
+        if exported.adapter.tokens and options.form != "gguf-lora":
             from jobs.tools.load_adapter import copy_tokenizer
 
             copy_tokenizer(open_store(options.store), label, folder)
@@ -66,7 +81,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = make_adapter_parser("jobs.tools.export", "Export a committed adapter in another form.")
     parser.add_argument("--to", required=True, help="The target folder: new or empty.")
     parser.add_argument("--as", dest="form", choices=FORMS, default="peft", help="peft: a LoRA "
-                        "folder; merged: a plain model; sparse: values and positions")  # fmt: skip
+                        "folder; merged: a plain model; sparse: values and positions; gguf-lora "
+                        "and gguf: a LoRA and a plain model for llama.cpp")  # fmt: skip
     parser.add_argument("--rank", type=int, help="Rank of the LoRA folder.")
     parser.add_argument(
         "--energy", type=float, help="Use the smallest rank that retains this share of the energy."
@@ -82,6 +98,11 @@ def _make_parser() -> argparse.ArgumentParser:
         help="Tokens per sequence of --data, where the files of the adapter's run are gone.",
     )
     parser.add_argument("--density", type=float, help="Share of the entries in a sparse file.")
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        help="Type of the matrices in a GGUF file: float16 for models, float32 for a LoRA.",
+    )
     parser.add_argument("--json", action="store_true", help="Output JSON.")
     return parser
 
@@ -93,17 +114,13 @@ def _check_options(options: argparse.Namespace) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = f"{folder} exists and is not empty"
         faults.append(Fault("--to", problem, "Use another folder."))
-    allowed = {"peft": ("rank", "energy", "data"), "sparse": ("density",), "merged": ()}[
-        options.form
-    ]
-    for name in ("rank", "energy", "data", "density"):
-        if getattr(options, name) is not None and name not in allowed:
+    for name in ("rank", "energy", "data", "density", "dtype"):
+        if getattr(options, name) is not None and name not in ALLOWED_OPTIONS[options.form]:
             faults.append(
                 Fault(f"--{name}", f"has no effect with --as {options.form}", "Remove it.")
             )
     if options.form == "peft" and (options.rank is None) == (options.energy is None):
-        problem = "a LoRA needs either a rank, or a share of the energy to retain"
-        faults.append(Fault("--rank", problem, "Use, for example, --rank 16 or --energy 0.9."))
+        faults.append(NEEDS_RANK)
     if options.data is not None and options.energy is not None:
         problem = "a share of the energy is one of the weights, and --data is about the outputs"
         faults.append(Fault("--energy", problem, "Use --rank, or remove --data."))
@@ -119,10 +136,24 @@ def _check_options(options: argparse.Namespace) -> None:
         raise InputError(faults)
 
 
+def _write_model(folder: Path, options: argparse.Namespace) -> None:
+    """Write the adapter and its base as one model, for transformers or llama.cpp, and say so."""
+    if options.form == "gguf":
+        from jobs.tools.llama_cpp.export_gguf import write_model_file
+
+        label = write_model_file(folder, open_store(options.store), options)
+    else:
+        from jobs.merge import merge_into_folder
+
+        label = merge_into_folder(folder, options.adapter, store=options.store, base=options.base)
+    print(json.dumps({"adapter": label, "folder": str(folder), "form": options.form})
+          if options.json else f"{label} merged into {folder}")  # fmt: skip
+
+
 def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
     from jobs.inspect.model_folder import has_conv1d
     from jobs.tools.load_adapter import pull_adapter
-    from slora.formats.export import convert_to_lora, convert_to_sparse
+    from slora.formats.export import convert_to_lora, convert_to_sparse, hold_factors
     from slora.formats.merge import get_layer_shapes
 
     store = open_store(options.store)
@@ -135,6 +166,10 @@ def _export_adapter(options: argparse.Namespace) -> tuple[ExportedAdapter, str]:
         manifest = adapted.manifest
     else:
         adapter, manifest = pull_adapter(store, options.adapter)
+    if options.form == "gguf-lora" and options.rank is None and options.energy is None:
+        if (exported := hold_factors(adapter)) is None:
+            raise InputError([NEEDS_RANK])
+        return exported, manifest.label
     # With an energy there are two passes over the layers: to find each rank, then at that rank.
     passes = 1 if options.energy is None else 2
     progress = make_stderr_reporter(

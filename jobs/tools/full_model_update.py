@@ -6,7 +6,8 @@ from torch import Tensor
 
 from jobs.spec.tasks import PROBLEM_TYPES
 from jobs.store.base import ObjectStore
-from jobs.tools.load_adapter import AdaptedModel, find_base, load_adapted_model
+from jobs.tools.adapter_base import find_base
+from jobs.tools.load_adapter import AdaptedModel, load_adapted_model
 from jobs.train.model.base_model import find_head, is_within, list_towers, load_model
 from slora.formats.full_update import FullUpdate
 from slora.layers.base_layers import get_features, get_layer, get_weight_matrix

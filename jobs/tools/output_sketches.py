@@ -32,7 +32,13 @@ def sketch_adapter(
     Raise InputError if the base or the spec of the adapter's run is not at hand, or for bad rows.
     """
     adapted = adapted or load_adapted_model(store, options.adapter, base=options.base)
-    spec = load_adapter_spec(store, adapted, options)
+    spec = load_adapter_spec(
+        store,
+        adapted.manifest,
+        options,
+        task=adapted.task,
+        label_kind=adapted.saved.label_kind,
+    )
     if options.max_length is not None:
         values = spec.model_dump(mode="json")
         values["data"]["max_length"] = options.max_length

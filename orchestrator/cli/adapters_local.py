@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,11 @@ from jobs.store.adapters.operations import (
     resolve_adapter,
     scan_adapters,
     verify_adapter,
+)
+from jobs.store.adapters.serving_options import (
+    ServingOption,
+    list_serving_options,
+    read_adapter_config,
 )
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
@@ -78,7 +84,7 @@ def list_command(
 def show_command(
     name: AdapterName, store: Store = DEFAULT_STORE, service: Service = None, json: Json = False
 ) -> None:
-    """Show an adapter: its method, data, lineage, evaluation and cost."""
+    """Show an adapter: its method, data, lineage, evaluation, cost, and what can serve it."""
     if service is not None:
         from orchestrator.cli.adapters_remote import show_remote_adapter
 
@@ -86,12 +92,14 @@ def show_command(
         return
     object_store = open_store(store)
     adapter = resolve_adapter(object_store, name)
+    options = list_serving_options(adapter, read_adapter_config(object_store, adapter))
     if json:
         lineage = [
             {"adapter": ancestor.label, "problem": ancestor.problem}
             for ancestor in list_ancestors(object_store, adapter)
         ]
-        print_json({**_dump_adapter(adapter), "lineage": lineage})
+        served_by = [vars(option) for option in options]
+        print_json({**_dump_adapter(adapter), "lineage": lineage, "served_by": served_by})
         return
     pointer = read_pointer(object_store, adapter.name)
     promoted = "yes" if pointer and pointer.version == adapter.version else "no"
@@ -104,6 +112,7 @@ def show_command(
     print_line("")
     files = [(file.name, format_size(file.size), file.sha256[:12]) for file in adapter.files]
     show_table(files, headers=("file", "size", "sha256"), right=("size",))
+    _show_serving_options(options)
 
 
 @app.command("pull")
@@ -175,6 +184,13 @@ def _list_names(object_store: ObjectStore, *, json: bool) -> None:
         return
     for label in labels:
         print_line(label)
+
+
+def _show_serving_options(options: Sequence[ServingOption]) -> None:
+    """Print what serves the adapter, each with a command on a line of its own, to be copied."""
+    for option in options:
+        print_line(f"\nserved by {option.server}{f' ({option.note})' if option.note else ''}:")
+        print_line(f"    {option.command}")
 
 
 def _format_ancestor(ancestor: Ancestor) -> str:

@@ -23,7 +23,7 @@ from slora.handoff.output_norm import measure_output_share, split_by_sketch
 from slora.handoff.sketch import LayerSketch
 from slora.handoff.svd import Triplets, compute_dense_svd, compute_sparse_svd
 from slora.layers.base_layers import shape_as_blocks
-from slora.layers.factors import split_experts, stack_experts
+from slora.layers.factors import get_rank, split_experts, stack_experts
 from slora.layers.patterns import count_entries
 from slora.layers.shapes import get_expert_shape
 from slora.layers.sparse_factors import measure_energy_share
@@ -75,6 +75,25 @@ def make_layer_update(adapter: UpdateSource, name: str) -> LinearUpdate:
     if isinstance(adapter, SparseAdapter) and name not in adapter.factors:
         return SparseUpdate(adapter.values[name], adapter.masks[name])
     return DenseUpdate(compute_update(adapter, name))
+
+
+def hold_factors(adapter: UpdateSource) -> ExportedAdapter | None:
+    """Return the adapter as the LoRA that it is, or None if it is more than factors."""
+    if isinstance(adapter, LoraAdapter):
+        exported = adapter
+    elif isinstance(adapter, SparseAdapter) and adapter.factors and not adapter.values:
+        rank = max(get_rank(factors) for factors in adapter.factors.values())
+        exported = LoraAdapter(
+            factors=adapter.factors, alpha=adapter.scale * rank, rank=rank, base=adapter.base,
+            task=adapter.task, head=adapter.head, tokens=adapter.tokens, labels=adapter.labels,
+            problem_type=adapter.problem_type, revision=adapter.revision,
+        )  # fmt: skip
+    else:
+        return None
+    layers = [
+        LayerExport(name, _compute_norm(exported, name), 1.0) for name in get_layer_shapes(exported)
+    ]
+    return ExportedAdapter(exported, tuple(layers))
 
 
 def convert_to_lora(

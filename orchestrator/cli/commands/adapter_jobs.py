@@ -41,6 +41,18 @@ def evaluate(
     on_bad_row: Annotated[
         str | None, typer.Option(help="fail or skip, if not as the run does.")
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenAI-compatible server that answers with the adapter: the loss is the one of "
+            "its log-probabilities. Its key is read from OPENAI_API_KEY.",
+        ),
+    ] = None,
+    served_as: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The server's name of the adapter, if it is another."),
+    ] = None,
     store: Store = DEFAULT_STORE,
     base: Base = None,
     json: Json = False,
@@ -52,6 +64,8 @@ def evaluate(
         *(["--columns", *columns] if columns else []),
         *([] if max_length is None else ["--max-length", str(max_length)]),
         *(["--on-bad-row", on_bad_row] if on_bad_row else []),
+        *(["--endpoint", endpoint] if endpoint else []),
+        *(["--served-as", served_as] if served_as else []),
         *(["--base", base] if base else []),
         *(["--json"] if json else []),
     ]
@@ -76,6 +90,7 @@ def add_commands(adapters: typer.Typer) -> None:
     """Add the commands that run a job on an adapter."""
     adapters.command("merge")(merge_command)
     adapters.command("export")(export_command)
+    adapters.command("push")(push_command)
     adapters.command("diff")(diff_command)
 
 
@@ -94,7 +109,11 @@ def export_command(
     name: AdapterName,
     to: TargetFolder,
     form: Annotated[
-        str, typer.Option("--as", help="Form of the export: peft, merged or sparse.")
+        str,
+        typer.Option(
+            "--as",
+            help="Form of the export: peft, merged or sparse; for llama.cpp gguf-lora or gguf.",
+        ),
     ] = "peft",
     rank: Annotated[int | None, typer.Option(help="Rank of the LoRA folder.")] = None,
     energy: Annotated[
@@ -115,18 +134,41 @@ def export_command(
         typer.Option(help="Tokens per sequence of --data, where the run's files are gone."),
     ] = None,
     density: Annotated[float | None, typer.Option(help="Density of a sparse file.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Type of the matrices in a GGUF file: float16 (models) or float32 (a LoRA)."
+        ),
+    ] = None,
     store: Store = DEFAULT_STORE,
     base: Base = None,
     json: Json = False,
 ) -> None:
-    """Export an adapter as a LoRA of a rank, a merged model or a sparse file."""
+    """Export an adapter: a LoRA of a rank, a merged model, a sparse file, or one for llama.cpp."""
     arguments = ["--adapter", name, "--to", str(to), "--store", store, "--as", form]
     options = {"rank": rank, "energy": energy, "data": data, "max-length": max_length,
-               "density": density}  # fmt: skip
+               "density": density, "dtype": dtype}  # fmt: skip
     for option, value in options.items():
         arguments += [f"--{option}", str(value)] if value is not None else []
     arguments += [*(["--base", base] if base else []), *(["--json"] if json else [])]
     run_job_module("jobs.tools.export", arguments)
+
+
+def push_command(
+    name: AdapterName,
+    to: Annotated[
+        str, typer.Argument(metavar="hf://ORG/REPO", help="Repository of the hub; made if absent.")
+    ],
+    license: Annotated[
+        str | None, typer.Option(help="The hub's identifier of its licence: apache-2.0 ...")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Push an adapter with a model card to the hub of HF_ENDPOINT; a new repository is private."""
+    arguments = ["--adapter", name, "--to", to, "--store", store]
+    arguments += [*(["--license", license] if license else []), *(["--json"] if json else [])]
+    run_job_module("jobs.tools.hub.push", arguments)
 
 
 def diff_command(

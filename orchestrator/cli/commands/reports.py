@@ -6,12 +6,12 @@ from math import inf
 
 import typer
 
+from jobs.plan.audit import compare_with_plan, list_violations
 from jobs.store.open import open_store
 from jobs.store.runs.run_store import LEDGER, PLAN, RunStore
 from jobs.train.job_main import require_extra
 from jobs.train.monitor.run_report import collect_outcome, render_summary
 from orchestrator.cli import adapter_maintenance
-from orchestrator.cli.audit import compare_with_plan, list_violations
 from orchestrator.cli.console import out_console, print_json
 from orchestrator.cli.options import DEFAULT_STORE, AdapterName, Json, RunId, Store
 from orchestrator.cli.render import audit_table

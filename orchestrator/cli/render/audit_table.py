@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from orchestrator.cli.audit import AuditLine, list_violations
+from jobs.plan.audit import AuditLine, list_violations
 from orchestrator.cli.console import format_duration, format_size, print_line, show_table
 
 

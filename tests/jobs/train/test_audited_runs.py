@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from jobs.plan.audit import AuditLine, compare_with_plan
 from jobs.plan.preflight import validate_run
 from jobs.spec.load import validate_spec
-from orchestrator.cli.audit import AuditLine, compare_with_plan
 from tests.tiny import label_rows, merge_spec, tiny_encoder, tiny_spec
 from tests.training_runs import TrainingCase, train_all
 

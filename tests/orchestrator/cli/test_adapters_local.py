@@ -93,6 +93,16 @@ def test_show_prints_the_origin_of_an_adapter(full: DirectoryStore):
     assert (text["label"], text["kind"], text["mask"]) == ("chat@v2", "lora", None)
 
 
+def test_show_says_what_can_serve_an_adapter(store: DirectoryStore, folder: Path):
+    config = {"task_type": "CAUSAL_LM", "r": 20}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    commit(store, folder, make_draft(base=BaseRecord(path="BASE", digest="a" * 64)))
+    command = "vllm serve BASE --enable-lora --max-lora-rank 32 --lora-modules chat=FOLDER"
+    assert f"served by vLLM:\n    {command}\n" in ask(store, "show", "chat").stdout
+    [option, *_] = json.loads(ask(store, "show", "chat", "--json").stdout)["served_by"]
+    assert option == {"server": "vLLM", "command": command, "note": ""}
+
+
 @pytest.mark.parametrize(
     ("federation", "words"),
     [

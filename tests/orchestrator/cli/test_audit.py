@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.errors import InputError
+from jobs.plan.audit import AuditLine, compare_with_plan, list_violations
 from jobs.plan.preflight import validate_run
 from jobs.spec.load import validate_spec
 from jobs.spec.paths import make_paths_absolute
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import LEDGER, PLAN, RunStore
-from orchestrator.cli.audit import AuditLine, compare_with_plan, list_violations
 from orchestrator.cli.main import app
 from tests.tiny import chat_rows, hollow_model, merge_spec, tiny_spec
 

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.federation.check import check_federation
+from jobs.plan.audit import AuditLine, compare_with_plan, list_violations
 from jobs.store.open import open_store
 from jobs.store.runs.pinned_spec import pin_spec
 from jobs.store.runs.run_store import RunStore
-from orchestrator.cli.audit import AuditLine, compare_with_plan, list_violations
 from orchestrator.cli.main import app
 from orchestrator.registry.rebuild.run_files import RunFiles, list_runs, read_run_files
 from tests.jobs.federation.specs import a_federation, raw_federated
