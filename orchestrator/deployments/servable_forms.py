@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
-from jobs.errors import Fault, NotInStore
+from jobs.errors import Fault
 from jobs.store.adapters.manifest import Manifest, detect_form
+from jobs.store.adapters.serving_options import find_obstacle, read_adapter_config
 from jobs.store.base import ObjectStore
 from orchestrator.deployments.rollout_decision import SPARSE
 from orchestrator.deployments.serving_target import TargetState
 
 LORA = "lora"
 PEFT_CONFIG, SPARSE_CONFIG = "adapter_config.json", "sparse_config.json"
-MAX_CONFIG_BYTES = 1 << 20
 GENERATING_TASKS = (None, "CAUSAL_LM")
 
 
@@ -76,24 +74,18 @@ def _check_config(
 ) -> list[Fault]:
     if get_served_form(manifest) != LORA:
         return []
-    config = _read_config(store, manifest)
+    config = read_adapter_config(store, manifest)
     task, rank = config.get("task_type"), config.get("r")
     if task not in GENERATING_TASKS:
         problem = f"its task is {task!a}, and inference servers generate text"
         remedy = "Use it with transformers and peft, as docs/concepts/adapters.md shows."
         return [Fault(f"{manifest.label}.task", problem, remedy)]
+    if (obstacle := find_obstacle(config)) is not None:
+        problem = f"{obstacle}, which inference servers do not read in a LoRA"
+        remedy = f"Serve it merged, on a server of its own: slora adapters merge {manifest.label}."
+        return [Fault(f"{manifest.label}.form", problem, remedy)]
     if target.max_rank is not None and isinstance(rank, int) and rank > target.max_rank:
         problem = f"its rank is {rank}, but the endpoint {endpoint} serves up to {target.max_rank}"
         remedy = f"Restart the server with --max-lora-rank {rank}, or export a smaller rank."
         return [Fault(f"{manifest.label}.rank", problem, remedy)]
     return []
-
-
-def _read_config(store: ObjectStore, manifest: Manifest) -> dict[str, object]:
-    """Return the PEFT configuration, or nothing where it can't be read: loading tells why."""
-    try:
-        data = store.read(manifest.prefix + PEFT_CONFIG, 0, MAX_CONFIG_BYTES)
-        config = json.loads(data)
-    except (NotInStore, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}

@@ -101,7 +101,7 @@ def list_serving_options(
     if form == "peft":
         if not _is_rank(rank):
             return ()
-        obstacle = next((text for key, text in _OBSTACLES.items() if config.get(key)), None)
+        obstacle = find_obstacle(config)
         if obstacle is None:
             return _list_for_lora(manifest, rank)
         return (_make_transformers(manifest, form, task, obstacle), *_list_for_merged(manifest))
@@ -120,6 +120,11 @@ def find_task(config: Mapping[str, Any]) -> str | None:
     classes = config.get("architectures")
     name = str(classes[0]) if isinstance(classes, list) and classes else ""
     return next((task for end, task in _ARCHITECTURES.items() if name.endswith(end)), None)
+
+
+def find_obstacle(config: Mapping[str, Any]) -> str | None:
+    """Return why vLLM and llama.cpp do not take a LoRA with this config; None if they do."""
+    return next((text for key, text in _OBSTACLES.items() if config.get(key)), None)
 
 
 def find_lora_bound(rank: int) -> int | None:

@@ -131,6 +131,7 @@ def test_a_version_worse_than_the_one_that_answers_is_declined(world: World):
         ({"base": "b" * 64}, "trained on /models/base (bbbbbbbbbbbb), but the endpoint local"),
         ({"config": {"r": 32}}, "its rank is 32, but the endpoint local serves up to 16"),
         ({"config": {"task_type": "SEQ_CLS"}}, "its task is 'SEQ_CLS'"),
+        ({"config": {"target_parameters": ["experts"]}}, "it adapts fused experts, which"),
     ],
 )
 def test_what_the_server_cannot_serve_is_refused_before_anything_moves(
