@@ -1,4 +1,4 @@
-"""The three components: how each is started, and when it is ready."""
+"""The components: how each is started, and when it is ready."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from infra.local.paths import (
     RAY,
     ROOT,
     SERVICE,
+    SERVING,
     STORAGE,
     STORE,
     StackPaths,
@@ -30,6 +31,7 @@ from infra.local.paths import (
     clean_environment,
 )
 from infra.local.project_identities import list_projects
+from slora.serving.launch import ServerOptions, build_command, build_environment
 
 REQUEST_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 200_000_000
@@ -118,6 +120,29 @@ def make_service(paths: StackPaths, ports: Mapping[str, int]) -> Component:
         environment,
         lambda: _is_ok(f"{_make_url(port)}/readyz") and _is_ray_visible(paths, _make_url(port)),
         start_timeout_s=60,
+    )
+
+
+def make_serving(
+    paths: StackPaths, ports: Mapping[str, int], python: Path, model: Path
+) -> Component:
+    """Return a vLLM server with the plug-in; `python` has vLLM. It shares the CPUs with Ray."""
+    options = ServerOptions(str(model), ports["serving"], dtype="float32", eager=True)
+    environment = {
+        **build_environment(clean_environment(os.environ)),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+        "VLLM_API_KEY": paths.serving_key.read_text().strip(),
+        # It would bind its threads to cores of its own.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    return Component(
+        SERVING,
+        "vLLM",
+        build_command(str(python), options),
+        environment,
+        lambda: _is_ok(f"{_make_url(ports['serving'])}/health"),
+        start_timeout_s=300,
     )
 
 

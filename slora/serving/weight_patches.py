@@ -8,8 +8,10 @@ the server computes in). The workers read it at a swap and keep nothing of it af
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -99,37 +101,41 @@ def iter_swap(undo: Sequence[Path], apply: Path | None) -> Iterator[TensorPatch]
     """Yield, tensor by tensor, what turns a base with the adapters of `undo` in it into one with
     `apply` alone. Positions of both take the new value; each position is written once.
     """
-    files = [*undo, *([] if apply is None else [apply])]
-    shapes = dict[str, tuple[int, ...]]()
-    for file in files:
-        shapes.update(list_tensors(file))
-    for name, shape in shapes.items():
-        parts = [(file, OLD) for file in undo] + ([] if apply is None else [(apply, NEW)])
-        yield _merge_parts(name, shape, parts)
+    files = [(file, OLD) for file in undo] + ([] if apply is None else [(apply, NEW)])
+    with ExitStack() as stack:
+        parts = [_PatchFile(stack.enter_context(_open(file)), kind) for file, kind in files]
+        for name in dict.fromkeys(name for part in parts for name in part.names):
+            yield _merge_parts(name, [part for part in parts if name in part.names])
 
 
-def _merge_parts(
-    name: str, shape: tuple[int, ...], parts: Sequence[tuple[Path, str]]
-) -> TensorPatch:
+class _PatchFile:
+    """An open patch file, of which the old or the new values are read."""
+
+    def __init__(self, reader: Any, kind: str) -> None:
+        self._reader, self._kind = reader, kind
+        keys = reader.keys()
+        self.names = {key.removesuffix(SHAPE): None for key in keys if key.endswith(SHAPE)}
+
+    def read_patch(self, name: str) -> TensorPatch:
+        """Return the values of a tensor at their positions."""
+        read = self._reader.get_tensor
+        shape = tuple(read(name + SHAPE).tolist())
+        return TensorPatch(name, shape, read(name + POSITIONS).long(), read(name + self._kind))
+
+
+def _open(file: Path) -> Any:
+    return safe_open(file, framework="pt")
+
+
+def _merge_parts(name: str, parts: Sequence[_PatchFile]) -> TensorPatch:
     """Join what the files say of one tensor; a later file counts more."""
-    positions, values = torch.empty(0, dtype=torch.int64), None
-    for file, kind in parts:
-        stored = _read_part(file, name, kind)
-        if stored is None:
-            continue
-        new_positions, new_values = stored
-        if values is None:
-            positions, values = new_positions, new_values
-            continue
-        is_kept = ~torch.isin(positions, new_positions, assume_unique=True)
-        positions = torch.cat([positions[is_kept], new_positions])
-        values = torch.cat([values[is_kept], new_values])
-    assert values is not None, f"no file changes {name}"
-    return TensorPatch(name, shape, positions, values)
-
-
-def _read_part(file: Path, name: str, kind: str) -> tuple[Tensor, Tensor] | None:
-    with safe_open(file, framework="pt") as reader:
-        if name + kind not in reader.keys():  # noqa: SIM118
-            return None
-        return reader.get_tensor(name + POSITIONS).long(), reader.get_tensor(name + kind)
+    merged, *later = (part.read_patch(name) for part in parts)
+    for patch in later:
+        is_kept = ~torch.isin(merged.positions, patch.positions, assume_unique=True)
+        merged = TensorPatch(
+            name,
+            merged.shape,
+            torch.cat([merged.positions[is_kept], patch.positions]),
+            torch.cat([merged.values[is_kept], patch.values]),
+        )
+    return merged

@@ -6,13 +6,19 @@ fused weights. It does not undo a failure: the caller serves nothing until a lat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from slora.serving.weight_patches import TensorPatch, iter_swap, list_tensors
+
+BATCH_ENTRIES = 1 << 23
+"""Entries of the checkpoint's tensors in one call of the loader, which stages them whole: a call
+walks over all modules, and a larger batch no longer fits the caches.
+"""
 
 
 class SparseWeightWorker:
@@ -26,20 +32,30 @@ class SparseWeightWorker:
         written, and return the names that this worker has no weight for. Raise what vLLM raises.
         """
         nothing = torch.empty(0, dtype=torch.int64)
-        return self._load_patches(
-            TensorPatch(name, shape, nothing, torch.empty(0))
+        # A call for each: the loader reports parameters, and several tensors may be fused in one.
+        return [
+            name
             for name, shape in list_tensors(Path(file)).items()
-        )
+            if not self._load_patches([TensorPatch(name, shape, nothing, torch.empty(0))])
+        ]
 
-    def swap_patches(self, undo: list[str], apply: str | None) -> list[str]:
+    def swap_patches(self, undo: list[str], apply: str | None) -> None:
         """Write the old values of the files in `undo` and the new ones of `apply` over them.
-        Return the names of tensors that this worker has no weight for. Raise what vLLM raises.
-        """
-        files = [Path(file) for file in undo]
-        return self._load_patches(iter_swap(files, None if apply is None else Path(apply)))
 
-    def _load_patches(self, patches: Iterable[TensorPatch]) -> list[str]:
-        """Write the patches, and return the names of those that no parameter took."""
+        Every tensor of theirs was rehearsed. Raise what vLLM raises.
+        """
+        batch, size = list[TensorPatch](), 0
+        files = [Path(file) for file in undo]
+        for patch in iter_swap(files, None if apply is None else Path(apply)):
+            batch.append(patch)
+            size += math.prod(patch.shape)
+            if size >= BATCH_ENTRIES:
+                self._load_patches(batch)
+                batch, size = [], 0
+        self._load_patches(batch)
+
+    def _load_patches(self, patches: Sequence[TensorPatch]) -> set[str]:
+        """Write the patches, and return the names of the parameters that took them."""
         from vllm.model_executor.model_loader.checkpoint_weight_patch import (
             CheckpointWeightPatch,
             load_checkpoint_weight_patches,
@@ -47,15 +63,18 @@ class SparseWeightWorker:
 
         model = self.get_model()
         device = next(model.parameters()).device
-        missing = []
-        # A call for each tensor, since fused tensors report one name: none means not loaded.
-        for patch in patches:
-            values, positions = patch.values.to(device), patch.positions.to(device)
-            loaded = load_checkpoint_weight_patches(
-                model,
-                [CheckpointWeightPatch(patch.name, patch.shape, values.dtype, values, positions)],
-                validate_unique_indices=False,  # a mask's positions are distinct
-            )
-            if not loaded:
-                missing.append(patch.name)
-        return missing
+        parameters: set[str] = load_checkpoint_weight_patches(
+            model,
+            [
+                CheckpointWeightPatch(
+                    patch.name,
+                    patch.shape,
+                    patch.values.dtype,
+                    patch.values.to(device),
+                    patch.positions.to(device),
+                )
+                for patch in patches
+            ],
+            validate_unique_indices=False,  # a mask's positions are distinct
+        )
+        return parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,8 +56,8 @@ def test_adapters_replace_each_other_and_leave_the_base_as_it_was(
 def test_a_layer_that_no_patch_reaches_is_refused_by_name(tmp_path: Path):
     base = make_base(tmp_path / "base")
     layer, mask = "model.layers.0.q_proj", EntryMask(LayerShape(6, 8), torch.tensor([3]))
-    one = {"values": {layer: torch.ones(1)}, "masks": {layer: mask}}
-    cases = [
+    one: dict[str, Any] = {"values": {layer: torch.ones(1)}, "masks": {layer: mask}}
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"factors": {layer: (torch.ones(1, 8), torch.ones(6, 1))}, **one}, "factors beside"),
         ({"head": {"score.weight": torch.ones(2, 8)}, **one}, "score.weight"),
         ({"values": {"m.x": torch.ones(1)}, "masks": {"m.x": mask}}, "no weight of the layer m.x"),
