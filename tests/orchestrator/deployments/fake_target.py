@@ -80,10 +80,10 @@ class FakeTarget:
         version = self._find(model)
         return Answer(self.texts.get(version, f"I am {version}"), self.seconds.get(version, 0.1))
 
-    def score(self, model: str, tokens: Sequence[int]) -> list[float | None]:
+    def score(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
         version = self._find(model)
         loss = self.served_loss.get(version, self.adapters[version][1])
-        return [None, *[-loss for _ in tokens[1:]]]
+        return [-loss for _ in targets]
 
     def close(self) -> None:
         pass

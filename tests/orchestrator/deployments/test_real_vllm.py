@@ -21,7 +21,9 @@ from orchestrator.deployments.endpoint_config import EndpointConfig
 from orchestrator.deployments.errors import TargetRefused
 from orchestrator.deployments.open_target import open_target
 from orchestrator.deployments.rollout_driver import RolloutDriver
+from orchestrator.deployments.server_http import ServerHttp
 from orchestrator.deployments.serving_target import ServingTarget
+from orchestrator.deployments.stock_vllm import StockVllmTarget
 from tests.orchestrator.deployments.builders import make_wish
 from tests.orchestrator.deployments.test_steady_answers import MAX_ROLLBACK_S, SteadyClient
 from tests.ranks import run_ranks
@@ -42,6 +44,8 @@ class RealWorld:
 
     def __init__(self, store: ObjectStore, target: ServingTarget, url: str, key: str) -> None:
         self.store, self.target, self.url, self.key = store, target, url, key
+        self.stock = StockVllmTarget(ServerHttp("local", url, key), Path("/nowhere"), None)
+        """The same server as one without the plug-in is asked."""
         self.driver = RolloutDriver(store, target)
 
     @property
@@ -151,9 +155,10 @@ def test_the_real_server_keeps_the_contract(world: RealWorld):
         world.target.set_name("same", version)
         assert (world.target.read_state().names or {})["same"] == version
     first, second, named = (
-        world.target.score(name, (5, 6, 7, 8)) for name in ("same@v1", "same@v2", "same")
+        world.target.score(name, (5, 6, 7, 8), (1, 3)) for name in ("same@v1", "same@v2", "same")
     )
-    assert (named, first == second, first[0]) == (second, False, None)
+    assert (named, first == second) == (second, False)
+    assert world.stock.score("same@v2", (5, 6, 7, 8), (1, 3)) == pytest.approx(second, abs=1e-4)
     with pytest.raises(TargetRefused):
         world.target.unload("same@v2")
     with pytest.raises(TargetRefused):
