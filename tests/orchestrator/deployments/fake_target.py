@@ -89,12 +89,15 @@ class FakeTarget:
         pass
 
     def _find(self, model: str) -> str:
-        """Return the version behind a model. A sparse one answers only while it is active."""
+        """Return the version behind a model. While a sparse one is active, only that answers."""
         version = self.names.get(model, model)
         self._check("ask", version)
         if version not in self.adapters:
             raise TargetRefused(self.endpoint, f"there is no model {model}")
-        if self.adapters[version][0] == "sparse" and version not in self.names.values():
+        is_sparse = any(self.adapters[name][0] == "sparse" for name in self.names.values())
+        if (is_sparse or self.adapters[version][0] == "sparse") and (
+            version not in self.names.values()
+        ):
             raise TargetRefused(self.endpoint, f"{version} is not active")
         return version
 

@@ -25,7 +25,7 @@ from orchestrator.deployments.server_http import ServerHttp
 from orchestrator.deployments.serving_target import ServingTarget
 from orchestrator.deployments.stock_vllm import StockVllmTarget
 from tests.orchestrator.deployments.builders import make_wish
-from tests.orchestrator.deployments.test_steady_answers import MAX_ROLLBACK_S, SteadyClient
+from tests.orchestrator.deployments.test_steady_answers import SteadyClient
 from tests.ranks import run_ranks
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec
 
@@ -35,6 +35,7 @@ KINDS = ("lora", "lora", "sparse", "sparse", "lora")
 """Kinds of chat v1 to v5; v5 is broken on purpose."""
 LOSS_ERROR = 0.01
 """In float32 the loss through the server is the run's."""
+MAX_ROLLBACK_S = 2.0
 TOLERANCE = 10.0
 """No version is better than another: they were trained for six steps."""
 
