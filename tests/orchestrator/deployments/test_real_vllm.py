@@ -87,7 +87,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
             url=server.url, api_key_env="REAL_KEY", folder=str(folder / "copies")
         )
         target = open_target("local", config)
-        yield RealWorld(open_store(f"file://{folder / 'store'}"), target, server.url, KEY)
+        world = RealWorld(open_store(f"file://{folder / 'store'}"), target, server.url, KEY)
+        yield world
+        world.stock.close()
         target.close()
 
 
@@ -137,7 +139,6 @@ def test_a_deployment_of_a_real_server_is_followed_declined_and_rolled_back(worl
         record = world.follow(5)
         assert (record.status, world.read_answering()) == ("declined", "chat@v3"), record
         assert record.declined is not None and "through the server" in record.declined.reason
-    print(f"ROLLBACK {seconds:.2f} s; {len(client.answers)} answers, {client.failures[:3]}")
     assert client.failures == []
     assert seconds < MAX_ROLLBACK_S
     remove(store, "chat", by="me")
