@@ -246,8 +246,8 @@ class AdapterServer:
         except (OSError, SafetensorError) as error:
             raise ServingRefused(
                 503,
-                f"the server's own copy of {name} can't be read ({error}); nothing was changed. Load "
-                "it under another name, or restart the server if it answers now",
+                f"the server's own copy of {name} can't be read ({error}); nothing was changed. "
+                "Load it under another name, or restart the server if it answers now",
             ) from None
 
     async def _swap(self, state: ServedNames) -> None:
