@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from slora.serving.adapter_folder import Form
 from slora.serving.adapter_server import AdapterServer, ServerLimits
+from slora.serving.cpu_logits import skip_lora_logits
 from slora.serving.cpu_weights import keep_cpu_weights
 from slora.serving.launch import PLUGIN, WORKER_EXTENSION
 from slora.serving.request_gate import GateMiddleware, RequestGate
@@ -26,6 +27,7 @@ def prepare_process() -> None:
 
     if PLUGIN in (envs.VLLM_PLUGINS or ()):
         keep_cpu_weights()
+        skip_lora_logits()
 
 
 class AdapterRoutes:
