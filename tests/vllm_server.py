@@ -101,6 +101,8 @@ def run_vllm(
     environment = {
         **build_environment(os.environ), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
         "VLLM_API_KEY": KEY, "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Threads that wait for each other spin, which on shared cores is all that they do.
+        "OMP_NUM_THREADS": "1",
         **(variables or {}),
     }  # fmt: skip
     if is_stock:

@@ -34,6 +34,8 @@ FILES: dict[Form, tuple[str, str]] = {
 }
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 16 << 20
+OUTSIDE_LAYERS = ("lm_head", "embed_tokens")
+"""Layers of which the plug-in takes no LoRA: on CPUs it leaves LoRA out of the logits."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,11 @@ def check_lora(adapter: LoraAdapter, base: BaseWeights, max_rank: int) -> None:
             400, f"it trains {first} beside its layers. Serve it merged: `slora adapters merge`"
         )
     for layer, (a, b) in adapter.factors.items():
+        if layer.rpartition(".")[2] in OUTSIDE_LAYERS:
+            raise ServingRefused(
+                400, f"it changes {layer}, and this server takes LoRAs of the layers inside alone. "
+                "Serve it merged: `slora adapters merge`"
+            )  # fmt: skip
         shape, expected = (b.shape[0], a.shape[1]), base.get_shape(layer)
         if expected is not None and expected not in (shape, shape[::-1]):
             raise ServingRefused(

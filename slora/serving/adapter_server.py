@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 
 from slora.formats.base_files import digest_files, list_base_files
 from slora.formats.peft import LoraAdapter
@@ -149,6 +150,8 @@ class AdapterServer:
             if state.active_sparse == self._state.active_sparse and self._gate.problem is None:
                 self._publish(state)
                 return
+            for adapter in sorted(self._list_written(state)):
+                await self._check_patches(adapter)
             async with self._gate.close():
                 await self._swap(state)
 
@@ -231,10 +234,26 @@ class AdapterServer:
             raise ServingRefused(400, f"the served model has no weight for {min(missing)}")
         self._rehearsed.update(tensors)
 
+    def _list_written(self, state: ServedNames) -> set[str]:
+        """Return the sparse adapters whose patches a swap to `state` reads."""
+        ends = (self._state.active_sparse, state.active_sparse)
+        return self._dirty | {name for name in ends if name is not None}
+
+    async def _check_patches(self, name: str) -> None:
+        """Raise ServingRefused if a patch file was removed or cut short, before a swap needs it."""
+        try:
+            await asyncio.to_thread(list_tensors, self._folders[name].path / PATCHES)
+        except (OSError, SafetensorError) as error:
+            raise ServingRefused(
+                503,
+                f"the server's own copy of {name} can't be read ({error}); nothing was changed. "
+                "Load it under another name, or restart the server if it answers now",
+            ) from None
+
     async def _swap(self, state: ServedNames) -> None:
         """Make the weights those of `state`, and publish it. The gate is closed and drained."""
         old, new = self._state.active_sparse, state.active_sparse
-        self._dirty |= {name for name in (old, new) if name is not None}
+        self._dirty = self._list_written(state)
         try:
             await self._engine.pause()
             await self._write_weights(new)

@@ -83,9 +83,15 @@ class AdapterRoutes:
 
 
 def _list_forms(config: Any) -> tuple[Form, ...]:
+    """Return what the server can hold. Sparse adapters need workers that patch, weights that are
+    not quantized, and that nobody else loads LoRAs, which would answer over patched weights.
+    """
+    from vllm import envs
+
     forms: list[Form] = [] if config.lora_config is None else ["lora"]
     has_workers = config.parallel_config.worker_extension_cls == WORKER_EXTENSION
-    if has_workers and config.model_config.quantization is None:
+    is_ours_alone = not envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING
+    if has_workers and is_ours_alone and config.model_config.quantization is None:
         forms.append("sparse")
     return tuple(forms)
 

@@ -90,6 +90,9 @@ def test_a_lora_must_fit_the_server_and_the_base(base: Path, tmp_path: Path):
     check_lora(adapter, weights, max_rank=4)
     with pytest.raises(ServingRefused, match="--max-lora-rank 4"):
         check_lora(adapter, weights, max_rank=3)
+    output = {"lm_head": (torch.ones(4, 8), torch.ones(20, 4))}
+    with pytest.raises(ServingRefused, match="it changes lm_head"):
+        check_lora(LoraAdapter(output, alpha=1, rank=4, base="b", task="causal-lm"), weights, 4)
     wrong = {"model.layers.0.q_proj": (torch.ones(4, 9), torch.ones(6, 4))}
     with pytest.raises(ServingRefused, match=r"\(6, 9\) in the adapter, \(6, 8\) in the base"):
         check_lora(LoraAdapter(wrong, alpha=1, rank=4, base="b", task="causal-lm"), weights, 4)

@@ -145,6 +145,25 @@ def test_nothing_is_answered_while_the_weights_are_a_mixture(play):
     play(scenario)
 
 
+def test_a_patch_file_that_is_gone_or_cut_short_is_found_before_the_weights_change(
+    play, tmp_path: Path
+):
+    async def scenario(server, engine, gate):
+        await server.point("chat", "s@v1")
+        engine.calls.clear()
+        file = server._folders["s@v2"].path / "patches.safetensors"
+        whole = file.read_bytes()
+        for damage in (lambda: file.write_bytes(whole[: len(whole) // 2]), file.unlink):
+            damage()
+            with pytest.raises(ServingRefused, match="nothing was changed"):
+                await server.point("chat", "s@v2")
+            assert engine.calls == [] and engine.published.names == {"chat": "s@v1"}
+        file.write_bytes(whole)
+        await server.point("chat", "s@v2")
+
+    play(scenario)
+
+
 def test_loading_again_is_the_same_and_other_contents_are_refused(play, tmp_path: Path):
     async def scenario(server, engine, gate):
         again = await server.load("s@v1", tmp_path / "s1")
