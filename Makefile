@@ -41,7 +41,7 @@ demo-classify: $(DEMO) ## fine-tune an encoder to sort news by group
 	$(PY) infra/demo/prepare.py newsgroups
 	$(VENV)/bin/slora train jobs/examples/newsgroups.yaml
 
-up: $(UP) ## start the service, Ray and an S3 server on this machine (ARGS="--cpus 4")
+up: $(UP) ## start the service, Ray and an S3 server on this machine (ARGS="--cpus 4", ARGS=--serving)
 	@$(PY) -m infra.local.up $(ARGS)
 
 down: ## stop what make up started; data stays
@@ -55,6 +55,7 @@ test: $(DEV) ## run all tests but the long ones (ARGS="-k plan", ARGS="--without
 test-long: $(DEV) ## run the long campaigns that make test leaves out
 	$(PY) infra/demo/prepare.py all
 	$(PY) -m tests.jobs.llama_cpp.fetch_llama
+	$(PY) -m infra.local.serving_environment
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m long $(ARGS)
 
 test-fast: $(DEV) ## run the unit tests only
@@ -72,6 +73,7 @@ docs: $(DEV) ## build the documentation into build/site, without warnings and wi
 bench: $(DEV) ## run every benchmark, one after the other
 	$(PY) infra/demo/prepare.py all
 	$(PY) infra/demo/prepare.py addresses
+	$(PY) -m infra.local.serving_environment
 	@for name in $(BENCHMARKS); do \
 	  echo "== python -m tests.benchmarks.$$name"; \
 	  $(PY) -m tests.benchmarks.$$name || exit 1; \

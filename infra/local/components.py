@@ -1,4 +1,4 @@
-"""The three components: how each is started, and when it is ready."""
+"""The components: how each is started, and when it is ready."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from infra.local.paths import (
     RAY,
     ROOT,
     SERVICE,
+    SERVING,
     STORAGE,
     STORE,
     StackPaths,
@@ -30,6 +31,7 @@ from infra.local.paths import (
     clean_environment,
 )
 from infra.local.project_identities import list_projects
+from slora.serving.launch import ServerOptions, build_command, build_environment
 
 REQUEST_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 200_000_000
@@ -121,6 +123,29 @@ def make_service(paths: StackPaths, ports: Mapping[str, int]) -> Component:
     )
 
 
+def make_serving(
+    paths: StackPaths, ports: Mapping[str, int], python: Path, model: Path
+) -> Component:
+    """Return a vLLM server with the plug-in; `python` has vLLM. It shares the CPUs with Ray."""
+    options = ServerOptions(str(model), ports["serving"], dtype="float32", eager=True)
+    environment = {
+        **build_environment(clean_environment(os.environ)),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+        "VLLM_API_KEY": paths.serving_key.read_text().strip(),
+        # It would bind its threads to cores of its own.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    return Component(
+        SERVING,
+        "vLLM",
+        build_command(str(python), options),
+        environment,
+        lambda: _is_ok(f"{_make_url(ports['serving'])}/health"),
+        start_timeout_s=300,
+    )
+
+
 def format_config(paths: StackPaths, ports: Mapping[str, int]) -> str:
     """Return the configuration of the service, as YAML."""
     cluster = {
@@ -140,6 +165,14 @@ def format_config(paths: StackPaths, ports: Mapping[str, int]) -> str:
     if files := list_projects(paths):
         config["projects"] = {name: {"credentials_file": str(file)} for name, file in files.items()}
         config["jobs"] = {"url": _make_url(ports["service"]), "key_file": str(paths.job_key)}
+    if "serving" in ports:
+        endpoint = {
+            "url": _make_url(ports["serving"]),
+            "api_key_file": str(paths.serving_key),
+            "folder": str(paths.folder / "adapters"),
+            "projects": ["default", *files],
+        }
+        config["serving"] = {"local": endpoint}
     return yaml.safe_dump(config, sort_keys=False)
 
 

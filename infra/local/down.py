@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from infra.local.paths import RAY, ROOT, SERVICE, STORAGE, StackBusy, StackPaths
+from infra.local.paths import RAY, ROOT, SERVICE, SERVING, STORAGE, StackBusy, StackPaths
 from infra.local.processes import find_processes, stop_processes
 from infra.local.state import StackState, read_state, write_state
 
 # The service releases its leases and the workers of Ray save a checkpoint. Both need the store for
 # that, so it stops last.
-STOP_TIMEOUT_S = {SERVICE: 20.0, RAY: 5.0, STORAGE: 15.0}
+STOP_TIMEOUT_S = {SERVING: 20.0, SERVICE: 20.0, RAY: 5.0, STORAGE: 15.0}
 MAX_ROUNDS = 5
 """A component that is still starting may spawn processes while others are stopped."""
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STORAGE, RAY, SERVICE = "storage", "ray", "service"
-"""The components, in the order in which they start."""
+STORAGE, RAY, SERVICE, SERVING = "storage", "ray", "service", "serving"
+"""The components, in the order in which they start; the last one only where it is asked for."""
 BUCKET = "slora"
 STORE = f"s3://{BUCKET}/store"
 ACTIONS = ("Admin", "Read", "List", "Tagging", "Write")
@@ -59,6 +59,11 @@ class StackPaths:
         return self.folder / "job-key"
 
     @property
+    def serving_key(self) -> Path:
+        """Return the file with the API key of the model server."""
+        return self.folder / "serving-key"
+
+    @property
     def config(self) -> Path:
         """Return the file that `slora serve --config` reads."""
         return self.folder / "service.yaml"
@@ -94,6 +99,8 @@ class StackPaths:
             write_private(self.ray_token, secrets.token_hex(32))
         if not self.job_key.exists():
             write_private(self.job_key, secrets.token_hex(32))
+        if not self.serving_key.exists():
+            write_private(self.serving_key, secrets.token_hex(32))
         if not (self.identities.exists() and self.credentials.exists()):
             self._make_keys()
 

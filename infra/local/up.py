@@ -24,6 +24,7 @@ from infra.local.paths import (
     RAY,
     ROOT,
     SERVICE,
+    SERVING,
     STORAGE,
     STORE,
     StackBusy,
@@ -33,11 +34,17 @@ from infra.local.paths import (
 )
 from infra.local.processes import find_free_port, is_alive, read_identity, start_process
 from infra.local.project_identities import add_projects, find_missing_projects, list_projects
+from infra.local.serving_environment import EnvironmentNotMade, make_serving_environment
 from infra.local.state import StackState, read_state, write_state
 
 TICK_S = 0.2
 START_ORDER = (STORAGE, RAY, SERVICE)
-PREFERRED_PORTS = {RAY: ("dashboard", 8265), SERVICE: ("service", 8321)}
+PREFERRED_PORTS = {
+    RAY: ("dashboard", 8265),
+    SERVICE: ("service", 8321),
+    SERVING: ("serving", 8330),
+}
+DEMO_MODEL = ROOT / ".cache/models/smollm2-135m-instruct"
 SEAWEED_PORTS = ("master", "volume", "filer", "s3")
 GRPC_PORT_OFFSET = 10_000
 """Distance of the gRPC port that belongs to each port of SeaweedFS."""
@@ -54,8 +61,17 @@ class ComponentNotReady(Exception):
 class LocalStack:
     """The local stack, while it is started."""
 
-    def __init__(self, paths: StackPaths, cpus: int, projects: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        paths: StackPaths,
+        cpus: int,
+        projects: Sequence[str] = (),
+        served_model: Path | None = None,
+    ) -> None:
+        """`served_model`: the folder of the base that a vLLM server answers with, if any."""
         self._paths, self._cpus, self._projects = paths, cpus, projects
+        self._served_model = served_model
+        self._order = START_ORDER if served_model is None else (*START_ORDER, SERVING)
         self._state = read_state(paths.state) or StackState()
         self._started: list[str] = []
 
@@ -63,7 +79,7 @@ class LocalStack:
         """Start the components that do not run, and return the ports. Stop them if one fails."""
         self._prepare()
         try:
-            for name in START_ORDER:
+            for name in self._order:
                 self._start_component(self._make_component(name))
         except BaseException:
             self._stop_started()
@@ -77,7 +93,10 @@ class LocalStack:
             # Stopped first: after a crash in between, the next start reads what was added.
             self._save_state(stop_components(self._state, PROJECT_READERS))
             add_projects(self._paths, missing)
-        for name in START_ORDER:
+        if self._served_model is not None and "serving" not in self._state.ports:
+            # It reads the endpoint when it starts.
+            self._save_state(stop_components(self._state, [SERVICE]))
+        for name in self._order:
             if is_alive(self._state.components.get(name)) and not moved:
                 continue
             # It may be a Ray without its head, or know the old port of another component.
@@ -99,6 +118,11 @@ class LocalStack:
             return components.make_storage(self._paths, ports)
         if name == SERVICE:
             return components.make_service(self._paths, ports)
+        if name == SERVING:
+            assert self._served_model is not None
+            _prepare_demo_model(self._served_model)
+            python = make_serving_environment()
+            return components.make_serving(self._paths, ports, python, self._served_model)
         assert self._state.scratch is not None
         return components.make_ray(self._paths, ports, Path(self._state.scratch), self._cpus)
 
@@ -172,13 +196,21 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME",
         help="give this project S3 credentials of its own; may be repeated",
     )
+    parser.add_argument(
+        "--serving",
+        nargs="?",
+        type=_check_model,
+        const=DEMO_MODEL,
+        metavar="MODEL",
+        help="start a vLLM server of this folder too; default: the model of `make demo`",
+    )
     options = parser.parse_args(arguments)
     paths = StackPaths(options.state.resolve())
     paths.create()
     try:
         with paths.lock():
-            ports = LocalStack(paths, options.cpus, options.project).start()
-    except (ComponentNotReady, StackBusy) as error:
+            ports = LocalStack(paths, options.cpus, options.project, options.serving).start()
+    except (ComponentNotReady, EnvironmentNotMade, StackBusy) as error:
         print(error, file=sys.stderr)
         return 3
     except KeyboardInterrupt:
@@ -194,6 +226,19 @@ def _check_project(name: str) -> str:
     return name
 
 
+def _prepare_demo_model(model: Path) -> None:
+    """Unpack the model of `make demo` if it is asked for and missing."""
+    if model == DEMO_MODEL and not (model / "config.json").is_file():
+        subprocess.run([sys.executable, ROOT / "infra/demo/prepare.py", "chat"], check=True)
+
+
+def _check_model(path: str) -> Path:
+    folder = Path(path).resolve()
+    if not (folder / "config.json").is_file():
+        raise argparse.ArgumentTypeError(f"{folder} has no config.json: name a model's folder")
+    return folder
+
+
 def _print_summary(paths: StackPaths, ports: dict[str, int]) -> None:
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     variables = {
@@ -207,7 +252,7 @@ def _print_summary(paths: StackPaths, ports: dict[str, int]) -> None:
 service    {urls["service"]}   admin token: {_format_path(paths.service_token)}
 Ray        {urls["dashboard"]}   token: {_format_path(paths.ray_token)}
 storage    {urls["s3"]}   {STORE}, credentials: {_format_path(paths.credentials)}
-logs       {_format_path(paths.log_file("service").parent)}
+{_describe_serving(paths, urls)}logs       {_format_path(paths.log_file("service").parent)}
 {_describe_projects(paths)}
 Try:
     . {_format_path(paths.environment)}
@@ -216,6 +261,14 @@ Try:
     {slora} adapters list --store {STORE}
 
 `make down` stops it and keeps all data.""")
+
+
+def _describe_serving(paths: StackPaths, urls: Mapping[str, str]) -> str:
+    """Return the line of the model server, if one runs."""
+    state = read_state(paths.state)
+    if state is None or not is_alive(state.components.get(SERVING)):
+        return ""
+    return f"vLLM       {urls['serving']}   key: {_format_path(paths.serving_key)}\n"
 
 
 def _describe_projects(paths: StackPaths) -> str:

@@ -8,28 +8,22 @@ config.json and the weights alone; they are compared by that.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.inspect.weight_files import INDEX, WEIGHTS, list_weight_files
 from jobs.store.adapters.manifest import BaseFile, BaseRecord
 from jobs.store.digest import compute_file_sha256
+from slora.formats.base_files import CONFIG, combine_digests, list_base_files, list_weight_files
 
-CONFIG = "config.json"
-LOADED_SUFFIXES = (".json", ".model", ".jinja", ".spm", ".tiktoken")
-"""Files beside the weights: tokenizers, templates, configs of generation and of processors."""
-LOADED_TEXTS = ("vocab.txt", "merges.txt", "dict.txt", "bpe.codes")
-TEMPLATE_FOLDER = "additional_chat_templates"
-REPORTS = (
-    "all_results.json",
-    "eval_results.json",
-    "test_results.json",
-    "train_results.json",
-    "trainer_state.json",
-)
-"""Written by trainers beside a model; nothing loads them."""
+__all__ = [
+    "BaseDigest",
+    "digest_base",
+    "digest_model",
+    "digest_weights",
+    "find_base_change",
+    "list_base_files",
+]
 
 
 @dataclass(frozen=True)
@@ -38,15 +32,6 @@ class BaseDigest:
 
     digest: str
     files: tuple[BaseFile, ...]
-
-
-def list_base_files(folder: Path) -> list[Path]:
-    """List the files that make a base: all that are loaded from its folder. Some may be missing."""
-    files = {folder / CONFIG, *list_weight_files(folder)}
-    if folder.is_dir():
-        files |= {path for path in folder.iterdir() if _is_loaded(path)}
-        files |= set((folder / TEMPLATE_FOLDER).glob("*.jinja"))
-    return sorted(files)
 
 
 def digest_base(folder: Path) -> BaseDigest:
@@ -59,7 +44,7 @@ def digest_base(folder: Path) -> BaseDigest:
         )
         for path in list_base_files(folder)
     )
-    return BaseDigest(_combine_digests(files), files)
+    return BaseDigest(combine_digests((file.name, file.size, file.sha256) for file in files), files)
 
 
 def digest_model(folder: Path) -> str:
@@ -93,21 +78,6 @@ def find_base_change(record: BaseRecord, folder: Path) -> str | None:
     return _describe_change(record.files, present.files) or (
         f"its digest is {present.digest[:12]}, not {record.digest[:12]}"
     )
-
-
-def _is_loaded(path: Path) -> bool:
-    name = path.name
-    if name.startswith(".") or name in REPORTS or not path.is_file():
-        return False
-    if name.endswith(".index.json"):
-        # The index of weights in another layout, or of weights that are in one file here.
-        return name == INDEX and not (path.parent / WEIGHTS).is_file()
-    return name.endswith(LOADED_SUFFIXES) or name in LOADED_TEXTS
-
-
-def _combine_digests(files: Iterable[BaseFile]) -> str:
-    rows = sorted([file.name, file.size, file.sha256] for file in files)
-    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
 
 
 def _describe_change(recorded: Iterable[BaseFile], present: Iterable[BaseFile]) -> str:

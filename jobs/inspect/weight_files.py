@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from jobs.errors import Fault
 from jobs.store.adapters.safetensors_header import BadTensors, TensorSpan, read_header
 from jobs.store.head_copies import get_object_size
+from slora.formats.base_files import INDEX, WEIGHTS, list_weight_files, read_weight_index
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of weights; integers are buffers (position ids) or the codes of quantized weights."""
 AGAIN = "Download the model again."
-
-
-def list_weight_files(folder: Path) -> list[Path]:
-    """List the files that transformers loads: model.safetensors, or those that the index names.
-
-    Others are copies in another layout (`consolidated.safetensors`). A file may be missing.
-    """
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
-        return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
-    try:
-        return [folder / name for name in _read_index(folder)]
-    except ValueError:
-        return sorted(folder.glob("*.safetensors"))
 
 
 def read_weights(folder: Path) -> tuple[dict[str, TensorSpan], list[Fault]]:
@@ -49,7 +35,7 @@ def _check_weight_files(folder: Path) -> list[Fault]:
     if not (folder / INDEX).is_file():
         return [_refuse_without_weights(folder)]
     try:
-        names = _read_index(folder)
+        names = read_weight_index(folder)
     except ValueError as error:
         return [Fault("model.path", f"{folder / INDEX} cannot be read ({error})", AGAIN)]
     missing = [name for name in names if not (folder / name).is_file()]
@@ -59,18 +45,6 @@ def _check_weight_files(folder: Path) -> list[Fault]:
         f"{folder} lacks {len(missing)} of {len(names)} weight files, the first is {missing[0]}"
     )
     return [Fault("model.path", problem, AGAIN)]
-
-
-def _read_index(folder: Path) -> list[str]:
-    """Return the names of the files in the index, in order. Raise ValueError."""
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
-    except (OSError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError("it has no weight_map") from error
-    for name in names:
-        if Path(name).name != name:
-            raise ValueError(f"it names {name!r}, which is not a file of this folder")
-    return names
 
 
 def _refuse_without_weights(folder: Path) -> Fault:

@@ -69,11 +69,8 @@ def measure_loss(
     total, count = 0.0, 0
     for row in probes.rows:
         on_progress()
-        scores = target.score(model, row.tokens)
-        for position in row.targets:
-            score = scores[position] if position < len(scores) else None
-            total -= math.nan if score is None else score
-            count += 1
+        total -= sum(target.score(model, row.tokens, row.targets))
+        count += len(row.targets)
     return total / count if count else None
 
 

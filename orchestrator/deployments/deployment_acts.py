@@ -24,7 +24,7 @@ from orchestrator.deployments.deployment_record import (
 )
 from orchestrator.deployments.errors import NoEarlierVersion
 from orchestrator.deployments.follow_pointer import find_wish
-from orchestrator.deployments.rollout_decision import list_loaded
+from orchestrator.deployments.rollout_decision import list_loaded, make_rollout
 from orchestrator.deployments.servable_forms import find_target_faults, get_served_form
 from orchestrator.deployments.serving_target import ServingTarget, TargetState
 
@@ -79,7 +79,7 @@ def deploy(
                 )
             _check_same_subject(record, wish)
             changed = record.change(pin=wish.pin, canary=wish.canary, declined=None, problem=None)
-            changed = changed.change(rollout=_begin_rollout(store, changed, manifest))
+            changed = changed.change(rollout=_begin_rollout(store, changed, manifest, state))
             detail = f"{label} to {wish.endpoint}"
             changed = changed.add_event("deployed", manifest.version, detail, by=by)
             write_deployment(store, changed, etag)
@@ -154,14 +154,14 @@ def _find_deployment(store: ObjectStore, name: str) -> tuple[DeploymentRecord | 
 
 
 def _begin_rollout(
-    store: ObjectStore, record: DeploymentRecord, manifest: Manifest
+    store: ObjectStore, record: DeploymentRecord, manifest: Manifest, state: TargetState
 ) -> Rollout | None:
     """Return the rollout of the version that was just checked; None if it answers already."""
     wish = find_wish(store, record)
     if wish.version == record.live or wish.version != manifest.version:
         return None
-    form = get_served_form(manifest)
-    return Rollout(version=wish.version, move=wish.move, form=form, step="check")
+    public = get_public_name(store, record.name)
+    return make_rollout(wish, get_served_form(manifest), record, public, state)
 
 
 def _check_name_free(store: ObjectStore, wish: DeploymentWish, state: TargetState) -> None:

@@ -54,6 +54,8 @@ class Rollout(StrictModel):
     form: Annotated[str, Field(max_length=20)]
     step: Step
     """The step that is carried out next."""
+    judged_live: bool = False
+    """Whether it can only be asked once it answers under the public name."""
     live_loss: FiniteFloat | None = None
     """Loss of the version that answers now on the held-out rows of the new one."""
     figures: dict[Annotated[str, Field(max_length=40)], FiniteFloat] = Field(default_factory=dict)

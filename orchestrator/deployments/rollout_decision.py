@@ -2,7 +2,8 @@
 
 The decision is a pure function: whoever continues a rollout after a crash decides the same. A LoRA
 is judged before the public name answers with it. A sparse adapter changes the base's weights, so
-that it can only be asked once it answers: it is judged after the switch, and switched back.
+that it, and a LoRA that follows it, can only be asked once it answers: they are judged after the
+switch, and switched back.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from orchestrator.deployments.deployment_record import (
 from orchestrator.deployments.serving_target import TargetState
 
 SPARSE = "sparse"
-LORA_STEPS: tuple[Step, ...] = ("check", "load", "measure", "judge", "switch")
-SPARSE_STEPS: tuple[Step, ...] = ("check", "load", "measure", "switch", "judge")
+STEPS: tuple[Step, ...] = ("check", "load", "measure", "judge", "switch")
+STEPS_JUDGED_LIVE: tuple[Step, ...] = ("check", "load", "measure", "switch", "judge")
 
 RolloutActionKind = Literal[
     "rest",
@@ -85,21 +86,27 @@ def decide_action(
     return _decide_upkeep(record, loaded)
 
 
-def get_next_step(form: str, step: Step) -> Step | None:
-    """Return the step after this one; None after the last."""
-    steps = get_steps(form)
-    index = steps.index(step) + 1
+def make_rollout(
+    wish: Wish, form: str, record: DeploymentRecord, public: str, target: TargetState
+) -> Rollout:
+    """Return the rollout of a version of this form, at its first step."""
+    live = "" if record.live is None else name_version(public, record.live)
+    judged_live = SPARSE in (form, target.adapters.get(live)) and target.names is not None
+    return Rollout(
+        version=wish.version, move=wish.move, form=form, step="check", judged_live=judged_live
+    )
+
+
+def get_next_step(rollout: Rollout) -> Step | None:
+    """Return the step after the current one; None after the last."""
+    steps = STEPS_JUDGED_LIVE if rollout.judged_live else STEPS
+    index = steps.index(rollout.step) + 1
     return steps[index] if index < len(steps) else None
-
-
-def get_steps(form: str) -> tuple[Step, ...]:
-    """Return the steps of a rollout of an adapter of this form."""
-    return SPARSE_STEPS if form == SPARSE else LORA_STEPS
 
 
 def may_answer(rollout: Rollout) -> bool:
     """Return whether the new version may answer under the public name in this step."""
-    return rollout.step == "switch" or (rollout.form == SPARSE and rollout.step == "judge")
+    return rollout.step == "switch" or (rollout.judged_live and rollout.step == "judge")
 
 
 def is_declined(record: DeploymentRecord, wish: Wish) -> bool:
@@ -146,8 +153,8 @@ def _decide_step(
     assert rollout is not None
     if rollout.version not in loaded and rollout.step not in ("check", "load"):
         return RolloutAction("load", rollout.version)
-    is_judged_live = rollout.form == SPARSE and rollout.step == "judge" and target.names is not None
-    if is_judged_live and (target.names or {}).get(public) != name_version(public, rollout.version):
+    is_judged = rollout.judged_live and rollout.step == "judge"
+    if is_judged and (target.names or {}).get(public) != name_version(public, rollout.version):
         # The server was restarted since the switch.
         return RolloutAction("switch", rollout.version)
     return RolloutAction(rollout.step, rollout.version)

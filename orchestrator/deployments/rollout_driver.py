@@ -36,6 +36,7 @@ from orchestrator.deployments.rollout_decision import (
     Wish,
     decide_action,
     get_next_step,
+    make_rollout,
     may_answer,
 )
 from orchestrator.deployments.servable_forms import find_target_faults, get_served_form
@@ -155,7 +156,7 @@ class RolloutDriver:
         except StoreError as error:
             self._decline(context, version, str(error))
             return
-        rollout = Rollout(version=version, move=context.wish.move, form=form, step="check")
+        rollout = make_rollout(context.wish, form, context.record, context.public, context.state)
         changed = context.record.change(rollout=rollout, declined=None)
         self._write(context, changed.add_event("rollout_started", version))
 
@@ -180,7 +181,7 @@ class RolloutDriver:
             return
         # After a restart of the server an earlier step was repeated.
         step = rollout.step if action.kind != rollout.step else None
-        following = step or get_next_step(rollout.form, rollout.step)
+        following = step or get_next_step(rollout)
         if following is not None:
             self._write(context, context.record.change(rollout=_set_step(rollout, following)))
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,19 +95,41 @@ class ServerHttp:
         text = choice["message"].get("content") if is_chat else choice.get("text")
         return Answer(str(text or ""), time.monotonic() - started)
 
-    def score(self, model: str, tokens: Sequence[int]) -> list[float | None]:
-        """Return the log-probability of each token by vLLM's `prompt_logprobs`."""
+    def score(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
+        """Return the log-probability of the tokens at these indices, by one request.
+
+        vLLM's `prompt_logprobs` end the engine of a stock server on a CPU if another request with a
+        LoRA is in the same batch.
+        """
+        body = {"model": model, "prompt": list(tokens), "prompt_logprobs": 1}
+        rows = self._generate_token(body).get("prompt_logprobs")
+        if not isinstance(rows, list) or len(rows) != len(tokens):
+            raise TargetRefused(self.endpoint, "it returns no log-probabilities of a prompt")
+        return [_pick_score(rows[target], str(tokens[target])) for target in targets]
+
+    def score_each(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
+        """Return the same by a request for each index, in which only that token is allowed.
+
+        The log-probabilities of vLLM are those before a token is forbidden.
+        """
+        return [self._score_next(model, tokens[:target], tokens[target]) for target in targets]
+
+    def _score_next(self, model: str, tokens: Sequence[int], token: int) -> float:
         body = {
             "model": model,
             "prompt": list(tokens),
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": 1,
+            "allowed_token_ids": [token],
+            "logprobs": 1,
         }
-        rows = self._get_choice(self.change("/v1/completions", body)).get("prompt_logprobs")
-        if not isinstance(rows, list) or len(rows) != len(tokens):
-            raise TargetRefused(self.endpoint, "it returns no log-probabilities of a prompt")
-        return [_pick_score(row, token) for row, token in zip(rows, tokens, strict=True)]
+        logprobs = self._generate_token(body).get("logprobs")
+        scores = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+        if not isinstance(scores, list) or not scores:
+            raise TargetRefused(self.endpoint, "it returns no log-probability of a token")
+        return _parse_score(scores[0])
+
+    def _generate_token(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        options = {"max_tokens": 1, "temperature": 0}
+        return self._get_choice(self.change("/v1/completions", {**body, **options}))
 
     def close(self) -> None:
         """Close the connections."""
@@ -140,10 +163,14 @@ def read_reason(body: Any) -> str:
     return next((str(value)[:MAX_REASON_CHARS] for value in values if value), "")
 
 
-def _pick_score(row: Any, token: int) -> float | None:
-    entry = row.get(str(token)) if isinstance(row, dict) else None
-    value = entry.get("logprob") if isinstance(entry, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+def _pick_score(row: Any, token: str) -> float:
+    entry = row.get(token) if isinstance(row, dict) else None
+    return _parse_score(entry.get("logprob") if isinstance(entry, dict) else None)
+
+
+def _parse_score(value: Any) -> float:
+    """Return a log-probability; NaN for what is none, which no canary passes."""
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _describe_failure(error: Exception) -> str:

@@ -67,8 +67,11 @@ class ServingTarget(Protocol):
     def ask(self, model: str, prompt: Prompt, *, max_tokens: int, is_chat: bool = False) -> Answer:
         """Return the greedy answer of a model to a prompt. Raise TargetRefused."""
 
-    def score(self, model: str, tokens: Sequence[int]) -> list[float | None]:
-        """Return the log-probability of each token after those before it; the first has none."""
+    def score(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
+        """Return the log-probability of the tokens at these indices, after those before them.
+
+        Raise TargetRefused.
+        """
 
     def close(self) -> None:
         """Close the connections."""

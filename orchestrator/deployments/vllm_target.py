@@ -89,9 +89,9 @@ class VllmTarget:
         """Return the greedy answer to a prompt."""
         return self._http.ask(model, prompt, max_tokens=max_tokens, is_chat=is_chat)
 
-    def score(self, model: str, tokens: Sequence[int]) -> list[float | None]:
-        """Return the log-probability of each token."""
-        return self._http.score(model, tokens)
+    def score(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
+        """Return the log-probability of the tokens at these indices."""
+        return self._http.score(model, tokens, targets)
 
     def close(self) -> None:
         """Close the connections."""

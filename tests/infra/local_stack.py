@@ -39,7 +39,7 @@ class RunningStack:
         state = self.state
         return {
             process.pid
-            for name in ("storage", "ray", "service")
+            for name in ("storage", "ray", "service", "serving")
             for process in find_processes(
                 f"{state.mark}-{name}", [state.components[name]] if name in state.components else []
             )

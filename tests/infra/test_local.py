@@ -232,6 +232,15 @@ def test_without_projects_the_configuration_names_none(paths: StackPaths):
     assert {"projects", "jobs"} & set(yaml.safe_load(format_config(paths, make_ports()))) == set()
 
 
+def test_a_server_of_the_stack_is_the_endpoint_local_of_all_projects(paths: StackPaths):
+    assert "serving" not in yaml.safe_load(format_config(paths, make_ports()))
+    add_projects(paths, ["lab"])
+    paths.config.write_text(format_config(paths, {**make_ports(), "serving": 4}))
+    endpoint = load_config(paths.config).serving["local"]
+    assert (endpoint.url, endpoint.projects) == ("http://127.0.0.1:4", ("default", "lab"))
+    assert paths.serving_key.read_text() not in paths.config.read_text()
+
+
 def test_a_port_in_use_is_not_chosen():
     first = find_free_port(0)
     assert find_free_port(first) == first

@@ -80,21 +80,24 @@ class FakeTarget:
         version = self._find(model)
         return Answer(self.texts.get(version, f"I am {version}"), self.seconds.get(version, 0.1))
 
-    def score(self, model: str, tokens: Sequence[int]) -> list[float | None]:
+    def score(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
         version = self._find(model)
         loss = self.served_loss.get(version, self.adapters[version][1])
-        return [None, *[-loss for _ in tokens[1:]]]
+        return [-loss for _ in targets]
 
     def close(self) -> None:
         pass
 
     def _find(self, model: str) -> str:
-        """Return the version behind a model. A sparse one answers only while it is active."""
+        """Return the version behind a model. While a sparse one is active, only that answers."""
         version = self.names.get(model, model)
         self._check("ask", version)
         if version not in self.adapters:
             raise TargetRefused(self.endpoint, f"there is no model {model}")
-        if self.adapters[version][0] == "sparse" and version not in self.names.values():
+        is_sparse = any(self.adapters[name][0] == "sparse" for name in self.names.values())
+        if (is_sparse or self.adapters[version][0] == "sparse") and (
+            version not in self.names.values()
+        ):
             raise TargetRefused(self.endpoint, f"{version} is not active")
         return version
 

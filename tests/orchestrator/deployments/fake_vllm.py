@@ -126,9 +126,11 @@ class FakeVllm:
             return JSONResponse({"error": {"message": message, "code": 404}}, 404)
         choice: dict[str, Any] = {"text": f"I am {version}"}
         choice["message"] = {"role": "assistant", "content": choice["text"]}
+        loss = LOSS if adapter is None else adapter["loss"]
+        loss += version in self.broken
+        if body.get("logprobs") is not None:
+            choice["logprobs"] = {"token_logprobs": [-loss]}
         if body.get("prompt_logprobs") is not None:
-            loss = LOSS if adapter is None else adapter["loss"]
-            loss += version in self.broken
             scores = [{str(token): {"logprob": -loss}} for token in body["prompt"]]
             choice["prompt_logprobs"] = [None, *scores[1:]]
         return {"model": model, "choices": [choice]}

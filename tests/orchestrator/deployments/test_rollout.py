@@ -118,6 +118,16 @@ def test_only_a_lora_is_judged_before_it_answers(world: World):
     assert world.target.answering[-2:] == ["chat@v3", "chat@v1"]
 
 
+def test_a_lora_that_follows_a_sparse_adapter_is_judged_once_it_answers(world: World):
+    world.release(form="sparse")
+    world.target.served_loss = {"chat@v3": 3.0}
+    world.release(form="lora")
+    assert world.target.answering[-2:] == ["chat@v3", "chat@v2"]
+    assert world.record.declined is not None and "3.0000" in world.record.declined.reason
+    world.release(form="lora")
+    assert world.target.names == {"chat": "chat@v4"}
+
+
 def test_a_version_worse_than_the_one_that_answers_is_declined(world: World):
     world.release(loss=2.3)
     assert world.record.live == 1

@@ -101,7 +101,7 @@ def test_a_version_answers_under_its_own_name_with_its_own_loss(
         served.load(manifest.label, store, manifest)
     for loss, name in ((LOSS, "chat@v1"), (LOSS + 1, "chat@v2")):
         assert name in served.ask(name, (1, 2), max_tokens=4).text
-        assert served.score(name, (5, 6, 7)) == [None, -loss, -loss]
+        assert served.score(name, (5, 6, 7), (1, 2)) == [-loss, -loss]
     with pytest.raises(TargetRefused):
         served.ask("chat@v9", "Hello", max_tokens=4)
 

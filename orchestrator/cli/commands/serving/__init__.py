@@ -1,1 +1,1 @@
-"""Commands about inference servers."""
+"""Commands about inference servers: start one, and deploy adapters to them."""

@@ -1,0 +1,129 @@
+"""A real vLLM server for tests and benchmarks: started, asked over HTTP, and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infra.local.processes import find_free_port
+from infra.local.serving_environment import FOLDER, find_serving_python
+from slora.serving.launch import ServerOptions, build_command, build_environment
+
+ROOT = Path(__file__).parents[1]
+MAKE_IT = "python -m infra.local.serving_environment"
+START_S, KEY = 900.0, "key-of-the-test"
+PROMPT = (5, 6, 7, 8, 9, 40, 50, 60, 11, 12, 13, 99, 100, 42, 43)
+"""Token ids that both test models have."""
+
+
+class VllmServer:
+    """A running server. Methods raise AssertionError for a status that is not 200."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process, self.url, self._log = process, f"http://127.0.0.1:{port}", log
+
+    def ask(self, path: str, body: Any = None, *, key: str = KEY) -> tuple[int, Any]:
+        """Return the status and the JSON of a GET, or of a POST with a body."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        request = urllib.request.Request(self.url + path, data=data, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                text = answer.read()
+                return answer.status, json.loads(text) if text.startswith(b"{") else text
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read() or b"{}")
+
+    def post(self, route: str, /, **body: Any) -> Any:
+        status, answer = self.ask(route, body)
+        assert status == 200, (route, status, answer, self.read_log_end())
+        return answer
+
+    def score(self, model: str, prompt: Sequence[int] = PROMPT) -> list[float]:
+        """Return the log-probability of each token of the prompt but the first."""
+        answer = self.post(
+            "/v1/completions", model=model, prompt=list(prompt), max_tokens=1, temperature=0,
+            prompt_logprobs=0,
+        )  # fmt: skip
+        rows = answer["choices"][0]["prompt_logprobs"]
+        pairs = zip(prompt[1:], rows[1:], strict=True)
+        return [row[str(token)]["logprob"] for token, row in pairs]
+
+    def digest_weights(self) -> dict[str, str]:
+        """Return vLLM's own digest of each parameter."""
+        digests: dict[str, str] = self.post("/weight_checker", action="checksum")["checksums"]
+        return digests
+
+    def measure_memory(self) -> int:
+        """Return the resident bytes of the server and all its processes."""
+        leader = psutil.Process(self.process.pid)
+        return sum(
+            process.memory_info().rss for process in [leader, *leader.children(recursive=True)]
+        )
+
+    def read_log_end(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+
+    def is_ready(self) -> bool:
+        try:
+            return self.ask("/health")[0] == 200
+        except OSError:
+            return False
+
+
+@contextmanager
+def run_vllm(
+    model: Path,
+    folder: Path,
+    *,
+    extra: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    is_stock: bool = False,
+) -> Iterator[VllmServer]:
+    """Run a server of a model during the block; its log is in `folder`.
+
+    `is_stock`: without the plug-in.
+    """
+    port, log = find_free_port(0), folder / "vllm.log"
+    options = ServerOptions(str(model), port, dtype="float32", eager=True, max_rank=32, extra=extra)
+    command = build_command(str(find_serving_python(FOLDER)), options)
+    environment = {
+        **build_environment(os.environ), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
+        "VLLM_API_KEY": KEY, "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # Threads that wait for each other spin, which on shared cores is all that they do.
+        "OMP_NUM_THREADS": "1",
+        **(variables or {}),
+    }  # fmt: skip
+    if is_stock:
+        del environment["VLLM_PLUGINS"]
+        command = tuple(word for word in command if "worker-extension" not in word)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    server = VllmServer(process, port, log)
+    try:
+        deadline = time.monotonic() + START_S
+        while not server.is_ready():
+            assert process.poll() is None and time.monotonic() < deadline, server.read_log_end()
+            time.sleep(0.5)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
