@@ -38,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         _check_options(options)
         store = open_store(options.store)
+        if options.suite is not None:
+            from jobs.tools.endpoint.task_suite import run_suite
+
+            _print_suite(options, *run_suite(store, options))
+            return
         if options.endpoint is not None:
             from jobs.tools.endpoint.endpoint_evaluation import evaluate_endpoint
 
@@ -56,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = make_adapter_parser("jobs.evaluate", "Evaluate a committed adapter on held-out rows.")
+    parser.add_argument("--data", help="Rows to evaluate on, in the form of data.eval in a spec.")
     parser.add_argument(
-        "--data", required=True, help="Rows to evaluate on, in the form of data.eval in a spec."
+        "--suite",
+        metavar="TASK",
+        help="A task of lm-eval-harness instead of rows: its name, or the path of its YAML file.",
     )
     parser.add_argument(
         "--format", help="Format of the rows, as data.format in a spec, if not that of the run."
@@ -92,10 +100,21 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Raise InputError for an option that has no effect."""
+    """Raise InputError for options that are missing or have no effect."""
+    if (options.data is None) == (options.suite is None):
+        problem = "an evaluation needs either rows, or a task of a suite"
+        raise InputError([Fault("--data", problem, "Use --data FILE or --suite TASK.")])
     if options.served_as is not None and options.endpoint is None:
         problem = "there is no server to ask without --endpoint"
         raise InputError([Fault("--served-as", problem, "Add --endpoint URL.")])
+
+
+def _print_suite(options: argparse.Namespace, label: str, metrics: dict[str, float]) -> None:
+    if options.json:
+        print(json.dumps({"adapter": label, "suite": options.suite, **metrics}))
+    else:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        print(f"{label} on {options.suite}: {figures}")
 
 
 def _evaluate_here(

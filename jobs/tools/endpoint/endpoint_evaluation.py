@@ -44,9 +44,9 @@ def evaluate_endpoint(
     Raise Unreachable, NotInStore, and InputError for rows, a base or a server that do not fit.
     """
     manifest = resolve_adapter(store, options.adapter)
-    _check_task(store, manifest)
+    check_task(store, manifest)
     with CompletionsClient(options.endpoint) as client:
-        model = _choose_model(client, options.served_as or options.adapter)
+        model = choose_model(client, options.served_as or options.adapter)
         spec = override_spec(load_adapter_spec(store, manifest, options, task="causal-lm"), options)
         with _open_samples(store, manifest, spec, options) as (samples, tally):
             metrics = compute_metrics(client, model, samples)
@@ -71,7 +71,7 @@ def compute_metrics(
     return {"loss": mean, "perplexity": math.exp(min(mean, MAX_EXPONENT)), "tokens": float(targets)}
 
 
-def _choose_model(client: CompletionsClient, name: str) -> str:
+def choose_model(client: CompletionsClient, name: str) -> str:
     """Return the name if the server answers to it. Raise InputError with those that it has."""
     models = client.list_models()
     if name not in models:
@@ -81,7 +81,8 @@ def _choose_model(client: CompletionsClient, name: str) -> str:
     return name
 
 
-def _check_task(store: ObjectStore, manifest: Manifest) -> None:
+def check_task(store: ObjectStore, manifest: Manifest) -> None:
+    """Raise InputError for an adapter that is no language model."""
     task = find_task(read_adapter_config(store, manifest))
     if task != "causal-lm":
         problem = f"{manifest.label} has the task {task}, and servers score language models only"

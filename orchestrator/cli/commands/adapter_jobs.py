@@ -25,8 +25,15 @@ app = typer.Typer()
 def evaluate(
     adapter: Adapter,
     data: Annotated[
-        str, typer.Option(help="Rows to evaluate on, in the form of data.eval in a spec.")
-    ],
+        str | None, typer.Option(help="Rows to evaluate on, in the form of data.eval in a spec.")
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="A task of lm-eval-harness instead of rows: its name, or its YAML file.",
+        ),
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="Format of the rows, if not that of the run.")
     ] = None,
@@ -58,8 +65,10 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Evaluate an adapter on held-out rows, read and packed as in its run."""
-    arguments = ["--adapter", adapter, "--data", data, "--store", store]
+    arguments = ["--adapter", adapter, "--store", store]
     arguments += [
+        *(["--data", data] if data else []),
+        *(["--suite", suite] if suite else []),
         *(["--format", format] if format else []),
         *(["--columns", *columns] if columns else []),
         *([] if max_length is None else ["--max-length", str(max_length)]),

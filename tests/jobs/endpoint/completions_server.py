@@ -31,10 +31,15 @@ class CompletionsServer:
     requests: list[dict[str, Any]] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
-    def score(self, ids: list[int]) -> list[float | None]:
+    def complete(self, ids: list[int], count: int) -> dict[str, Any]:
+        """Return the log-probabilities of a prompt, and of its greedy continuation by `count`."""
         with self.lock, torch.no_grad():
+            for _ in range(count):
+                ids = [*ids, int(self.model(torch.tensor([ids])).logits[0, -1].argmax())]
             logprobs = self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        return [None, *(float(logprobs[at - 1, ids[at]]) for at in range(1, len(ids)))]
+        scores = [None, *(float(logprobs[at - 1, ids[at]]) for at in range(1, len(ids)))]
+        best = [None, *({"best": float(row.max())} for row in logprobs[:-1])]
+        return {"token_logprobs": scores, "top_logprobs": best}
 
 
 @contextmanager
@@ -56,10 +61,15 @@ def serve_completions(server: CompletionsServer) -> Iterator[CompletionsServer]:
             if server.status != 200:
                 self.answer(server.status, {"error": {"message": "maximum context length is 8"}})
                 return
-            assert body["echo"] and body["max_tokens"] == 0 and body["model"] in server.names
-            scores = server.score(body["prompt"]) if server.echoes else []
-            logprobs = {"token_logprobs": scores} if server.echoes else None
-            self.answer(200, {"choices": [{"text": "", "logprobs": logprobs}]})
+            assert body["echo"] and body["model"] in server.names
+            prompt = body["prompt"]
+            prompts = prompt if isinstance(prompt[0], list) else [prompt]
+            answers = [server.complete(ids, body["max_tokens"]) for ids in prompts]
+            choices = [
+                {"index": at, "text": "", "logprobs": answer if server.echoes else None}
+                for at, answer in enumerate(answers)
+            ]
+            self.answer(200, {"choices": choices})
 
         def is_allowed(self) -> bool:
             if server.key and self.headers["Authorization"] != f"Bearer {server.key}":

@@ -55,6 +55,7 @@ def test_the_loss_through_an_endpoint_is_that_of_our_own_evaluation(
     assert served["perplexity"] == pytest.approx(own["perplexity"], rel=1e-5)
     assert len(server.requests) == served["data"]["rows"] == 20
     assert {request["model"] for request in server.requests} == {"chat"}
+    assert {request["max_tokens"] for request in server.requests} == {0}
 
 
 def test_the_server_may_know_the_adapter_by_another_name(

@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from jobs.evaluate import main as evaluate
 from jobs.store.adapters.operations import pull, resolve_adapter
@@ -72,6 +74,15 @@ def _answers(url: str, server: subprocess.Popen[bytes], log: Path) -> bool:
         return False
 
 
+def make_opinionated_base(folder: Path) -> Path:
+    """Make a random model with heads that vLLM has kernels for, and logits that differ."""
+    tiny_chat_model(folder, hidden_size=128, intermediate_size=128)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.lm_head.weight.data.mul_(20)
+    model.save_pretrained(folder)
+    return folder
+
+
 def read_report(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """Return the JSON of the last line: DeepSpeed may log before it."""
     report: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -79,8 +90,7 @@ def read_report(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 
 
 def test_the_loss_through_vllm_is_that_of_our_own_evaluation(tmp_path: Path, capsys):
-    # A head of 16 is too narrow for vLLM's kernels.
-    base = tiny_chat_model(tmp_path / "base", hidden_size=128, intermediate_size=128)
+    base = make_opinionated_base(tmp_path / "base")
     store = DirectoryStore(tmp_path / "store")
     commit_adapter(
         store, base, make_adapter(base, "lora", alpha=60.0), "chat", tmp_path / "folders"
