@@ -1,8 +1,8 @@
 """Leave LoRA out of the logits of a vLLM worker on a CPU.
 
-vLLM 0.32 applies a LoRA of the output layer to the log-probabilities of a prompt with one row for each
-request instead of one for each token, also where no adapter has such a LoRA. With two requests in
-the batch the shapes differ, and the engine ends. The plug-in takes no LoRA of the output layer.
+vLLM 0.32 applies a LoRA of the output layer to the log-probabilities of a prompt with one row for
+each request instead of one for each token, also where no adapter has such a LoRA. With two requests
+in the batch the shapes differ, and the engine ends. The plug-in takes no LoRA of the output layer.
 """
 
 from __future__ import annotations
