@@ -150,9 +150,13 @@ RATE_SCALE = {"newsgroups": 1.0, "addresses": 0.4}
 
 HEAD_GRID: Grid = (2e-3, 5e-3, 1e-2, 2e-2)
 LORA_GRIDS = {"adapter": (1e-3, 2e-3, 5e-3, 1e-2), "head": HEAD_GRID}
-RANDOM_GRIDS = {"adapter": (1e-2, 2e-2, 5e-2, 1e-1), "head": HEAD_GRID}
-FULL_GRIDS = {"adapter": (1e-4, 2e-4, 5e-4, 1e-3), "head": HEAD_GRID}
-SLORA_GRIDS = {"sparse": RANDOM_GRIDS["adapter"], **LORA_GRIDS}
+WIDER_HEAD_GRID: Grid = (5e-2, 1e-1, 2e-1, 5e-1)
+"""Where LoRA's search went from HEAD_GRID: the others' start there."""
+RANDOM_GRIDS = {"adapter": (1e-2, 2e-2, 5e-2, 1e-1), "head": WIDER_HEAD_GRID}
+FULL_GRIDS = {"adapter": (1e-4, 2e-4, 5e-4, 1e-3), "head": WIDER_HEAD_GRID}
+SLORA_GRIDS = {
+    "sparse": RANDOM_GRIDS["adapter"], "adapter": LORA_GRIDS["adapter"], "head": WIDER_HEAD_GRID,
+}  # fmt: skip
 WIDE_GRIDS = {"sparse": RANDOM_GRIDS["adapter"], **RANDOM_GRIDS}
 """With a rate of its own for the head. Clients take few steps, so random masks take more."""
 OWN_HEAD = "own head rate"
