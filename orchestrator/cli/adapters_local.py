@@ -187,10 +187,11 @@ def _list_names(object_store: ObjectStore, *, json: bool) -> None:
 
 
 def _show_serving_options(options: Sequence[ServingOption]) -> None:
-    """Print what serves the adapter, each with a command on a line of its own, to be copied."""
+    """Print what serves the adapter, each with commands on lines of their own, to be copied."""
     for option in options:
         print_line(f"\nserved by {option.server}{f' ({option.note})' if option.note else ''}:")
-        print_line(f"    {option.command}")
+        for command in filter(None, (option.prepare, option.command)):
+            print_line(f"    {command}")
 
 
 def _format_ancestor(ancestor: Ancestor) -> str:

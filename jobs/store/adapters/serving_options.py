@@ -25,7 +25,7 @@ MAX_CONFIG_BYTES = 1 << 20
 
 VLLM, VLLM_PLUGIN = "vLLM", "vLLM with the plug-in of slora"
 RAY_SERVE, LLAMA_CPP = "Ray Serve LLM", "llama.cpp"
-TRANSFORMERS = "transformers with PEFT"
+TRANSFORMERS, PEFT = "transformers", "transformers with PEFT"
 
 _CONFIGS = {
     "peft": "adapter_config.json",
@@ -55,6 +55,7 @@ _CLASSES = {
     "seq2seq": "AutoModelForSeq2SeqLM",
     "sequence-classification": "AutoModelForSequenceClassification",
 }
+_MERGED = "merged into a whole model"
 _NOTES = {"seq2seq": "an encoder-decoder", "sequence-classification": "a classifier"}
 _GGUF_BASES = "the base must be a model of the Llama, Mistral, Qwen2 or Qwen3 family"
 
@@ -64,8 +65,10 @@ class ServingOption:
     """A server that can answer with an adapter."""
 
     server: str
+    prepare: str
+    """The command that writes FOLDER; empty if the server needs none."""
     command: str
-    """What to run. FOLDER is where `slora adapters pull` has written the adapter."""
+    """What to run, or to call in Python."""
     note: str = ""
     """What holds it back, or what is lost."""
 
@@ -96,7 +99,8 @@ def list_serving_options(
     if task != "causal-lm":
         return (_make_transformers(manifest, form, task, _NOTES[task]),)
     if form == "model":
-        return _list_for_model(manifest, "", "")
+        return _list_for_model(manifest, form)
+    merged = _list_for_model(manifest, "compact", _MERGED)
     rank = config.get("r" if form == "peft" else "rank")
     if form == "peft":
         if not _is_rank(rank):
@@ -104,13 +108,16 @@ def list_serving_options(
         obstacle = find_obstacle(config)
         if obstacle is None:
             return _list_for_lora(manifest, rank)
-        return (_make_transformers(manifest, form, task, obstacle), *_list_for_merged(manifest))
+        return (
+            _make_transformers(manifest, form, task, obstacle),
+            *merged,
+        )
     has_values = bool(config.get("values"))
     if has_values and rank is None and not config.get("tokens"):
-        return (_make_plugin(manifest), *_list_for_merged(manifest))
+        return (_make_plugin(manifest), *merged)
     if not has_values and _is_rank(rank) and not config.get("tokens"):
-        return (*_list_for_exported(manifest, rank), *_list_for_merged(manifest))
-    return _list_for_merged(manifest)
+        return (*_list_for_exported(manifest, rank), *merged)
+    return merged
 
 
 def find_task(config: Mapping[str, Any]) -> str | None:
@@ -139,7 +146,7 @@ def _is_rank(value: Any) -> TypeGuard[int]:
 def _list_for_lora(manifest: Manifest, rank: int) -> tuple[ServingOption, ...]:
     llama = ServingOption(
         LLAMA_CPP,
-        f"slora adapters export {manifest.label} FOLDER --as gguf-lora && "
+        f"slora adapters export {manifest.label} FOLDER --as gguf-lora",
         "llama-server --model BASE.gguf --lora FOLDER/adapter.gguf",
         _GGUF_BASES,
     )
@@ -149,12 +156,12 @@ def _list_for_lora(manifest: Manifest, rank: int) -> tuple[ServingOption, ...]:
         largest = VLLM_RANKS[-1]
         note = f"of rank {largest}, vLLM's largest: it loses a part of the rank of {rank}"
         smaller = f"slora adapters export {manifest.label} FOLDER --rank {largest}"
-        vllm = ServingOption(VLLM, f"{smaller} && {_format_vllm_lora(manifest, largest)}", note)
-        return llama, peft, vllm
+        return llama, peft, ServingOption(VLLM, smaller, _format_vllm(manifest, largest), note)
+    pull = format_pull(manifest)
     ray = f"LoraConfig(dynamic_lora_loading_path=PARENT), engine_kwargs: max_lora_rank={bound}"
     return (
-        ServingOption(VLLM, _format_vllm_lora(manifest, bound)),
-        ServingOption(RAY_SERVE, ray, "PARENT is the folder or S3 prefix that FOLDER lies in"),
+        ServingOption(VLLM, pull, _format_vllm(manifest, bound)),
+        ServingOption(RAY_SERVE, pull, ray, "PARENT is the folder that FOLDER lies in"),
         llama,
         peft,
     )
@@ -165,52 +172,51 @@ def _list_for_exported(manifest: Manifest, rank: int) -> tuple[ServingOption, ..
     if (bound := find_lora_bound(rank)) is None:
         return ()
     export = f"slora adapters export {manifest.label} FOLDER --rank {rank}"
-    command = f"{export} && {_format_vllm_lora(manifest, bound)}"
-    return (ServingOption(VLLM, command, "a LoRA of that rank holds all of it"),)
+    note = "a LoRA of that rank holds all of it"
+    return (ServingOption(VLLM, export, _format_vllm(manifest, bound), note),)
 
 
-def _list_for_merged(manifest: Manifest) -> tuple[ServingOption, ...]:
-    return _list_for_model(manifest, _format_merge(manifest), "a whole model")
-
-
-def _list_for_model(manifest: Manifest, first: str, note: str) -> tuple[ServingOption, ...]:
-    """Return what serves a whole model in FOLDER, after the command `first` if there is one."""
+def _list_for_model(manifest: Manifest, form: str, note: str = "") -> tuple[ServingOption, ...]:
+    """Return what serves a whole model: the adapter's own folder, or the merged one."""
+    prepare = _format_prepare(manifest, form)
     gguf = f"slora adapters export {manifest.label} FOLDER --as gguf"
     return (
-        ServingOption(VLLM, _join(first, " && ", "vllm serve FOLDER"), note),
-        ServingOption(
-            RAY_SERVE, _join(first, ", then ", "ModelLoadingConfig(model_source=FOLDER)"), note
-        ),
-        ServingOption(LLAMA_CPP, f"{gguf} && llama-server --model FOLDER/model.gguf", _GGUF_BASES),
-        _make_transformers(manifest, "compact" if first else "model", "causal-lm", note),
+        ServingOption(VLLM, prepare, "vllm serve FOLDER", note),
+        ServingOption(RAY_SERVE, prepare, "ModelLoadingConfig(model_source=FOLDER)", note),
+        ServingOption(LLAMA_CPP, gguf, "llama-server --model FOLDER/model.gguf", _GGUF_BASES),
+        _make_transformers(manifest, form, "causal-lm", note),
     )
 
 
 def _make_plugin(manifest: Manifest) -> ServingOption:
     return ServingOption(
         VLLM_PLUGIN,
+        format_pull(manifest),
         f"vllm serve {shlex.quote(manifest.base.path)}",
         "exact and without a copy of the base; slora must be installed beside vLLM",
     )
 
 
 def _make_transformers(manifest: Manifest, form: str, task: str, note: str = "") -> ServingOption:
+    prepare = _format_prepare(manifest, form)
     if form == "peft":
-        return ServingOption(TRANSFORMERS, "PeftModel.from_pretrained(base, FOLDER)", note)
-    first = _format_merge(manifest) if form == "compact" else ""
-    load = f"{_CLASSES[task]}.from_pretrained(FOLDER)"
-    return ServingOption(TRANSFORMERS, _join(first, ", then ", load), note)
+        return ServingOption(PEFT, prepare, "PeftModel.from_pretrained(base, FOLDER)", note)
+    return ServingOption(TRANSFORMERS, prepare, f"{_CLASSES[task]}.from_pretrained(FOLDER)", note)
 
 
-def _format_merge(manifest: Manifest) -> str:
-    return f"slora adapters merge {manifest.label} FOLDER"
+def format_pull(manifest: Manifest) -> str:
+    """Return the command that writes the adapter's own folder."""
+    return f"slora adapters pull {manifest.label} FOLDER"
 
 
-def _join(first: str, separator: str, second: str) -> str:
-    return f"{first}{separator}{second}" if first else second
+def _format_prepare(manifest: Manifest, form: str) -> str:
+    """Return the command that writes a folder which transformers or PEFT reads."""
+    if form == "compact":
+        return f"slora adapters merge {manifest.label} FOLDER"
+    return format_pull(manifest)
 
 
-def _format_vllm_lora(manifest: Manifest, bound: int) -> str:
+def _format_vllm(manifest: Manifest, bound: int) -> str:
     base = shlex.quote(manifest.base.path)
     modules = f"--lora-modules {manifest.name}=FOLDER"
     return f"vllm serve {base} --enable-lora --max-lora-rank {bound} {modules}"

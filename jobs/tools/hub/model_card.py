@@ -13,12 +13,18 @@ import yaml
 
 from jobs.plan.audit import AuditLine, list_violations
 from jobs.store.adapters.manifest import Manifest, detect_form
-from jobs.store.adapters.serving_options import ServingOption
+from jobs.store.adapters.serving_options import ServingOption, format_pull
 from jobs.train.monitor.event_text import name_evaluation
 
 CARD = "README.md"
 UNKNOWN_LICENCE = "unknown"
 """The hub's identifier for a licence that nobody has named."""
+_COMPACT_SNIPPET = """In Python, with slora installed:
+
+    from slora.formats.merge import merge_adapter
+    from slora.formats.peft import read_adapter
+
+    merge_adapter(base, read_adapter(Path(FOLDER)))  # base: the model in transformers"""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PIPELINES = {
     "causal-lm": "text-generation",
@@ -46,7 +52,7 @@ def make_card(
         f"# {manifest.label}",
         _describe(manifest),
         "## How to load it",
-        _list_options(options),
+        _list_options(manifest, options),
         "## Evaluation",
         _list_evaluations(manifest),
         "## Data",
@@ -103,14 +109,18 @@ def _describe(manifest: Manifest) -> str:
     )
 
 
-def _list_options(options: Sequence[ServingOption]) -> str:
+def _list_options(manifest: Manifest, options: Sequence[ServingOption]) -> str:
+    """Return how the files of the repository are loaded, without the store that they come from."""
+    own = [option for option in options if option.prepare == format_pull(manifest)]
     blocks = [
         f"{option.server}{f' ({escape_markdown(option.note)})' if option.note else ''}:\n\n"
         f"    {''.join(c if c.isprintable() else ' ' for c in option.command)}"
-        for option in options
+        for option in own
     ]
+    if detect_form(manifest) == "compact":
+        blocks.append(_COMPACT_SNIPPET)
     folder = "FOLDER is this repository's folder on your machine."
-    return "\n\n".join([*blocks, folder]) if blocks else "See the files of this repository."
+    return "\n\n".join([*blocks, folder])
 
 
 def _list_evaluations(manifest: Manifest) -> str:

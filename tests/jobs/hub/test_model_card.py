@@ -58,6 +58,15 @@ def test_a_card_of_a_folder_names_no_model_of_the_hub_and_no_licence():
     assert "were not in the store" in card and "Not stated" in card
 
 
+def test_a_card_of_values_says_how_to_merge_them_without_a_store():
+    file = AdapterFile(name="sparse_config.json", size=2, sha256=DIGESTS["d"])
+    manifest = make_manifest(kind="sparse").model_copy(update={"files": (file,)})
+    config = {"task_type": "CAUSAL_LM", "values": ["a"], "rank": None}
+    card = make_card(manifest, task="causal-lm", options=list_serving_options(manifest, config))
+    assert "merge_adapter(base, read_adapter(Path(FOLDER)))" in card
+    assert "slora adapters" not in card and "vLLM with the plug-in" in card
+
+
 def test_the_text_of_a_manifest_cannot_break_the_card():
     manifest = make_manifest(
         code_version=HOSTILE, parent=HOSTILE, evaluation={HOSTILE: {HOSTILE: 1.0}},

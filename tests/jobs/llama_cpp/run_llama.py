@@ -13,6 +13,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+PATIENCE_S = 600.0
+
 
 def main() -> None:
     import xllamacpp
@@ -24,6 +26,8 @@ def main() -> None:
     parameters.warmup, parameters.hostnames, parameters.port = False, ["127.0.0.1"], 0
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    # Its threads spin while they wait for each other: on a busy machine one is faster than two.
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     if request["lora"]:
         parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(request["lora"], 1.0)]
     server = xllamacpp.Server(parameters)
@@ -33,7 +37,7 @@ def main() -> None:
         data = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         posted = urllib.request.Request(f"{address}{path}", data=data, headers=headers)
-        with urllib.request.urlopen(posted, timeout=60) as response:
+        with urllib.request.urlopen(posted, timeout=PATIENCE_S) as response:
             return json.load(response)
 
     def complete(prompt: list[int], count: int, **options: Any) -> Any:

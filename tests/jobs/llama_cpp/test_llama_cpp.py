@@ -31,6 +31,7 @@ from tests.jobs.llama_cpp.test_gguf_files import run_export
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         not HOME.exists(), reason="no llama.cpp: python -m tests.jobs.llama_cpp.fetch_llama"
     ),

@@ -11,6 +11,7 @@ from jobs.store.adapters.manifest import AdapterFile, BaseRecord, Manifest
 from jobs.store.adapters.operations import commit
 from jobs.store.adapters.serving_options import (
     LLAMA_CPP,
+    PEFT,
     RAY_SERVE,
     TRANSFORMERS,
     VLLM,
@@ -38,14 +39,14 @@ def make_manifest(form: str) -> Manifest:
 
 
 CASES: list[tuple[str, str, dict[str, Any], list[str]]] = [
-    ("a LoRA", "peft", LORA, [VLLM, RAY_SERVE, LLAMA_CPP, TRANSFORMERS]),
-    ("a LoRA above vLLM's ranks", "peft", {**LORA, "r": 600}, [LLAMA_CPP, TRANSFORMERS, VLLM]),
+    ("a LoRA", "peft", LORA, [VLLM, RAY_SERVE, LLAMA_CPP, PEFT]),
+    ("a LoRA above vLLM's ranks", "peft", {**LORA, "r": 600}, [LLAMA_CPP, PEFT, VLLM]),
     ("trained tokens", "peft", {**LORA, "trainable_token_indices": {"embed_tokens": [3]}},
-     [TRANSFORMERS, *MERGED]),
-    ("fused experts", "peft", {**LORA, "target_parameters": ["x"]}, [TRANSFORMERS, *MERGED]),
-    ("Conv1D", "peft", {**LORA, "fan_in_fan_out": True}, [TRANSFORMERS, *MERGED]),
-    ("a classifier", "peft", {**LORA, "task_type": "SEQ_CLS"}, [TRANSFORMERS]),
-    ("an encoder-decoder", "peft", {**LORA, "task_type": "SEQ_2_SEQ_LM"}, [TRANSFORMERS]),
+     [PEFT, *MERGED]),
+    ("fused experts", "peft", {**LORA, "target_parameters": ["x"]}, [PEFT, *MERGED]),
+    ("Conv1D", "peft", {**LORA, "fan_in_fan_out": True}, [PEFT, *MERGED]),
+    ("a classifier", "peft", {**LORA, "task_type": "SEQ_CLS"}, [PEFT]),
+    ("an encoder-decoder", "peft", {**LORA, "task_type": "SEQ_2_SEQ_LM"}, [PEFT]),
     ("sparse values", "compact", SPARSE, [VLLM_PLUGIN, *MERGED]),
     ("values beside factors", "compact", {**SPARSE, "rank": 8}, MERGED),
     ("values and tokens", "compact", {**SPARSE, "tokens": {"embed": [1]}}, MERGED),
@@ -70,20 +71,23 @@ def test_each_form_names_its_servers(form: str, config: dict[str, Any], servers:
 
 def test_a_command_names_base_adapter_and_the_smallest_rank_that_vllm_allows():
     vllm, ray, llama, peft = list_serving_options(make_manifest("peft"), LORA)
+    assert vllm.prepare == "slora adapters pull chat@v3 FOLDER"
     assert vllm.command == (
         "vllm serve 'bases/a model' --enable-lora --max-lora-rank 32 --lora-modules chat=FOLDER"
     )
     assert "max_lora_rank=32" in ray.command
-    assert "slora adapters export chat@v3 FOLDER --as gguf-lora" in llama.command
+    assert llama.prepare == "slora adapters export chat@v3 FOLDER --as gguf-lora"
     assert peft.command == "PeftModel.from_pretrained(base, FOLDER)"
 
 
 def test_a_sparse_adapter_is_merged_for_servers_without_the_plugin():
     plugin, vllm, _, llama, transformers = list_serving_options(make_manifest("compact"), SPARSE)
     assert plugin.command == "vllm serve 'bases/a model'"
-    assert vllm.command == "slora adapters merge chat@v3 FOLDER && vllm serve FOLDER"
-    assert llama.command.startswith("slora adapters export chat@v3 FOLDER --as gguf && ")
-    assert transformers.command.startswith("slora adapters merge chat@v3 FOLDER, then Auto")
+    merge = "slora adapters merge chat@v3 FOLDER"
+    assert (vllm.prepare, vllm.command) == (merge, "vllm serve FOLDER")
+    assert llama.prepare == "slora adapters export chat@v3 FOLDER --as gguf"
+    assert transformers.prepare == merge
+    assert transformers.command == "AutoModelForCausalLM.from_pretrained(FOLDER)"
 
 
 @pytest.mark.parametrize(

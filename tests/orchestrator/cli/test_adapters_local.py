@@ -98,9 +98,10 @@ def test_show_says_what_can_serve_an_adapter(store: DirectoryStore, folder: Path
     (folder / "adapter_config.json").write_text(json.dumps(config))
     commit(store, folder, make_draft(base=BaseRecord(path="BASE", digest="a" * 64)))
     command = "vllm serve BASE --enable-lora --max-lora-rank 32 --lora-modules chat=FOLDER"
-    assert f"served by vLLM:\n    {command}\n" in ask(store, "show", "chat").stdout
+    pull = "slora adapters pull chat@v1 FOLDER"
+    assert f"served by vLLM:\n    {pull}\n    {command}\n" in ask(store, "show", "chat").stdout
     [option, *_] = json.loads(ask(store, "show", "chat", "--json").stdout)["served_by"]
-    assert option == {"server": "vLLM", "command": command, "note": ""}
+    assert option == {"server": "vLLM", "prepare": pull, "command": command, "note": ""}
 
 
 @pytest.mark.parametrize(
