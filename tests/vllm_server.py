@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -25,6 +26,11 @@ MAKE_IT = "python -m infra.local.serving_environment"
 START_S, KEY = 900.0, "key-of-the-test"
 PROMPT = (5, 6, 7, 8, 9, 40, 50, 60, 11, 12, 13, 99, 100, 42, 43)
 """Token ids that both test models have."""
+
+
+def choose_port() -> int:
+    """Return a free port that no other program is given before the server listens, in a minute."""
+    return find_free_port(random.randrange(12_000, 19_000))
 
 
 class VllmServer:
@@ -95,7 +101,7 @@ def run_vllm(
 
     `is_stock`: without the plug-in.
     """
-    port, log = find_free_port(0), folder / "vllm.log"
+    port, log = choose_port(), folder / "vllm.log"
     options = ServerOptions(str(model), port, dtype="float32", eager=True, max_rank=32, extra=extra)
     command = build_command(str(find_serving_python(FOLDER)), options)
     environment = {

@@ -25,6 +25,7 @@ from tests.benchmarks.serving import (
 from tests.slora.serving.sparse_folders import write_manifest
 from tests.tiny import tiny_chat_model
 from tests.vllm_server import MAKE_IT, VllmServer, run_vllm
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.long,
@@ -100,9 +101,8 @@ def client_asking(server: VllmServer, name: str) -> Iterator[list[list[float] | 
 
 def wait_for_answers(answers: list[list[float] | str]) -> None:
     """Return when the client has had two more answers: one may have begun before."""
-    before = len(answers)
-    while len(answers) < before + 2:
-        threading.Event().wait(0.01)
+    enough = len(answers) + 2
+    wait_for(lambda: len(answers) >= enough or None, timeout_s=120, pause_s=0.01)
 
 
 def is_like(answer: list[float] | str, states: Sequence[list[float]]) -> bool:

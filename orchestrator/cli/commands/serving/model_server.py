@@ -99,8 +99,11 @@ class ModelServer:
             self._process.wait()
 
     def _is_ready(self) -> bool:
+        # Not /health: another program on the port may answer that while vLLM still loads.
         try:
-            return httpx.get(f"{self.url}/health", timeout=5, trust_env=False).is_success
+            return httpx.get(
+                f"{self.url}/slora/state", headers=self._headers, timeout=30, trust_env=False
+            ).is_success
         except httpx.HTTPError:
             return False
 
