@@ -170,7 +170,7 @@ def _check_name_free(store: ObjectStore, wish: DeploymentWish, state: TargetStat
     names = state.names or {}
     if public in names or list_loaded(public, state.adapters):
         problem = f"the endpoint {wish.endpoint} serves a {public} that is not in this store"
-        remedy = "Remove that one first, or deploy under another name with --as."
+        remedy = "Start the server without it, or deploy under another name with --as."
         raise InputError([Fault("name", problem, remedy)])
 
 

@@ -19,8 +19,9 @@ def get_served_form(manifest: Manifest) -> str:
     form = detect_form(manifest)
     if form == "peft":
         return LORA
+    # Values with factors beside them, and compact factors, are compact too.
     names = {file.name for file in manifest.files}
-    return SPARSE if form == "compact" and SPARSE_CONFIG in names else form
+    return SPARSE if manifest.kind == "sparse" and SPARSE_CONFIG in names else form
 
 
 def find_target_faults(

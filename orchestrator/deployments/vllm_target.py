@@ -74,7 +74,8 @@ class VllmTarget:
     def load(self, name: str, store: ObjectStore, manifest: Manifest) -> None:
         """Pull the version into the shared folder, and let the server load it from there."""
         folder = make_copy(self._folder, name, store, manifest)
-        self._http.change("/slora/load", {"name": name, "path": str(folder)})
+        body = {"name": name, "path": str(folder), "base_digest": manifest.base.digest}
+        self._http.change("/slora/load", body)
 
     def set_name(self, name: str, version: str | None) -> None:
         """Switch a public name."""

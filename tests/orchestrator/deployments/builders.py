@@ -44,7 +44,8 @@ def commit_version(
     (folder / f"{name}_config.json").write_text(json.dumps(settings))
     (folder / f"{name}_model.safetensors").write_bytes(encode_float_tensor(loss))
     run = f"chat-20260101-120000-{secrets.token_hex(2)}"
-    draft = make_draft(run=run, base=BaseRecord(path="/models/base", digest=base))
+    kind = "sparse" if form == "sparse" else "slora"
+    draft = make_draft(run=run, kind=kind, base=BaseRecord(path="/models/base", digest=base))
     manifest = commit(store, folder, draft)
     if has_canary:
         canary = CanaryFile(
