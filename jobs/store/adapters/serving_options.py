@@ -191,9 +191,9 @@ def _list_for_model(manifest: Manifest, form: str, note: str = "") -> tuple[Serv
 def _make_plugin(manifest: Manifest) -> ServingOption:
     return ServingOption(
         VLLM_PLUGIN,
-        format_pull(manifest),
-        f"vllm serve {shlex.quote(manifest.base.path)}",
-        "exact and without a copy of the base; slora must be installed beside vLLM",
+        "",
+        f"slora serve-model {shlex.quote(manifest.base.path)} --adapters {manifest.label}",
+        f"exact and without a copy of the base; on a running server: slora deploy {manifest.name}",
     )
 
 
