@@ -42,6 +42,11 @@ class DeploymentWish:
     endpoint: str
     canary: CanarySettings
 
+    @property
+    def label(self) -> str:
+        """Return the adapter as commands name it, NAME or NAME@vN."""
+        return self.adapter if self.pin is None else f"{self.adapter}@v{self.pin}"
+
 
 def parse_canary_settings(values: Mapping[str, Any]) -> CanarySettings:
     """Return the settings of a command. Raise InputError."""
@@ -64,8 +69,7 @@ def deploy(
     A deployment of this name follows the new wish, and tries again what it declined. Raise
     InputError with all reasons why the server can't serve the version, before anything moves.
     """
-    label = wish.adapter if wish.pin is None else f"{wish.adapter}@v{wish.pin}"
-    manifest = resolve_adapter(store, label)
+    manifest = resolve_adapter(store, wish.label)
     state = target.read_state()
     if faults := find_target_faults(store, manifest, state, wish.endpoint):
         raise InputError(faults)
@@ -80,7 +84,7 @@ def deploy(
             _check_same_subject(record, wish)
             changed = record.change(pin=wish.pin, canary=wish.canary, declined=None, problem=None)
             changed = changed.change(rollout=_begin_rollout(store, changed, manifest, state))
-            detail = f"{label} to {wish.endpoint}"
+            detail = f"{wish.label} to {wish.endpoint}"
             changed = changed.add_event("deployed", manifest.version, detail, by=by)
             write_deployment(store, changed, etag)
         except (WriteConflict, AlreadyExists):

@@ -191,9 +191,10 @@ def _list_for_model(manifest: Manifest, form: str, note: str = "") -> tuple[Serv
 def _make_plugin(manifest: Manifest) -> ServingOption:
     return ServingOption(
         VLLM_PLUGIN,
-        "",
-        f"slora serve-model {shlex.quote(manifest.base.path)} --adapters {manifest.label}",
-        f"exact and without a copy of the base; on a running server: slora deploy {manifest.name}",
+        format_pull(manifest),
+        f"VLLM_PLUGINS=slora vllm serve {shlex.quote(manifest.base.path)} "
+        "--worker-extension-cls slora.serving.worker_extension.SparseWeightWorker",
+        "exact and without a copy of the base; slora deploy lets it answer there",
     )
 
 

@@ -45,22 +45,22 @@ def evaluate_endpoint(
     """
     manifest = resolve_adapter(store, options.adapter)
     check_task(store, manifest)
-    with CompletionsClient(options.endpoint) as client:
-        model = choose_model(client, options.served_as or options.adapter)
+    with CompletionsClient(options.endpoint) as server:
+        model = choose_model(server, options.served_as or options.adapter)
         spec = override_spec(load_adapter_spec(store, manifest, options, task="causal-lm"), options)
         with _open_samples(store, manifest, spec, options) as (samples, tally):
-            metrics = compute_metrics(client, model, samples)
+            metrics = compute_metrics(server, model, samples)
     return manifest.label, metrics, tally
 
 
 def compute_metrics(
-    client: CompletionsClient, model: str, samples: Iterable[Sample]
+    server: CompletionsClient, model: str, samples: Iterable[Sample]
 ) -> dict[str, float]:
     """Return loss per target, perplexity and targets, as our own evaluation does."""
     losses, targets = list[float](), 0
     # One at a time: vLLM 0.32 with --enable-lora on CPUs ends when it scores two prompts at once.
     for sample in samples:
-        scores = client.score_tokens(model, sample.input_ids)
+        scores = server.score_tokens(model, sample.input_ids)
         labelled = zip(scores, sample.labels[1:], strict=True)
         learnt = [score for score, label in labelled if label != IGNORE_INDEX]
         losses.append(-math.fsum(learnt))
@@ -71,11 +71,11 @@ def compute_metrics(
     return {"loss": mean, "perplexity": math.exp(min(mean, MAX_EXPONENT)), "tokens": float(targets)}
 
 
-def choose_model(client: CompletionsClient, name: str) -> str:
+def choose_model(server: CompletionsClient, name: str) -> str:
     """Return the name if the server answers to it. Raise InputError with those that it has."""
-    models = client.list_models()
+    models = server.list_models()
     if name not in models:
-        problem = f"{client.url} does not serve {name!r}; it has {', '.join(models) or 'none'}"
+        problem = f"{server.url} does not serve {name!r}; it has {', '.join(models) or 'none'}"
         remedy = "Load the adapter there, or name it with --served-as."
         raise InputError([Fault("--endpoint", problem, remedy)])
     return name

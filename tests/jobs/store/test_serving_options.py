@@ -82,7 +82,7 @@ def test_a_command_names_base_adapter_and_the_smallest_rank_that_vllm_allows():
 
 def test_a_sparse_adapter_is_merged_for_servers_without_the_plugin():
     plugin, vllm, _, llama, transformers = list_serving_options(make_manifest("compact"), SPARSE)
-    assert plugin.command == "slora serve-model 'bases/a model' --adapters chat@v3"
+    assert plugin.command.startswith("VLLM_PLUGINS=slora vllm serve 'bases/a model' --worker")
     merge = "slora adapters merge chat@v3 FOLDER"
     assert (vllm.prepare, vllm.command) == (merge, "vllm serve FOLDER")
     assert llama.prepare == "slora adapters export chat@v3 FOLDER --as gguf"

@@ -17,6 +17,7 @@ from jobs.retrain.pipeline import Retraining
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from jobs.tools import chat, diff, export
+from jobs.tools.hub import push
 from orchestrator.cli.command_table import COMMANDS
 from orchestrator.cli.main import app
 from orchestrator.cli.tree import load_command
@@ -34,6 +35,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "adapters promote": ("tiny@v1",),
     "adapters rollback": ("tiny",),
     "reproduce": ("tiny",),
+    "deploy": ("tiny", "--to", "http://127.0.0.1:9"),
 }
 """Commands that read an adapter themselves, with their arguments."""
 BY_JOB: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
@@ -41,6 +43,7 @@ BY_JOB: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
     "evaluate": (evaluate.main, ("--adapter", "tiny", "--data", "{eval}")),
     "adapters merge": (merge.main, ("--adapter", "tiny", "--to", "{to}")),
     "adapters export": (export.main, ("--adapter", "tiny", "--to", "{to}", "--rank", "2")),
+    "adapters push": (push.main, ("--adapter", "tiny", "--to", "hf://org/repo")),
     "adapters diff": (diff.main, ("--adapter", "tiny", "--other", "tiny@v1")),
 }
 """Commands that start a job in another process, with the job and its arguments."""
@@ -165,8 +168,11 @@ EXEMPT = {
     "orchestrator.cli.adapter_maintenance",
     "orchestrator.cli.reproduce",
     "orchestrator.control.outcome",
+    "orchestrator.deployments.version_copies",
 }
-"""Modules that may read what is not signed yet: a run its own commit, a deletion, the signing."""
+"""Modules that may read what is not signed yet: a run its own commit, a deletion, the signing. The
+last one compares a copy's manifest with a verified one.
+"""
 UNGUARDED = {"parse_manifest", "load_pointer", "read_manifest_bytes"}
 
 

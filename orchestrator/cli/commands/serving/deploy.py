@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.store.adapters.listing import resolve_adapter
 from jobs.store.adapters.operations import split_name
 from jobs.store.open import open_store
 from orchestrator.cli.adapters_local import get_named_store
@@ -110,6 +111,8 @@ def _deploy_locally(
 
     object_store, settings = open_store(store), parse_canary_settings(canary)
     wish = DeploymentWish(name, adapter, version, endpoint, settings)
+    # What is wrong with the adapter is told before a server is asked.
+    resolve_adapter(object_store, wish.label)
     with open_local_target(object_store, endpoint, config) as target:
         deployment_acts.deploy(object_store, target, wish, by=name_user())
         settle_deployment(object_store, target, name)
