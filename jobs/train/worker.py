@@ -99,7 +99,8 @@ def _run_request(attempt: RunAttempt, runs: RunStore, rank: Rank) -> None:
 
     if not on_gpu:
         torch.set_num_threads(request.spec.cluster.cpus_per_worker)
-        keep_freed_memory()
+        if request.spec.model.dtype == "bfloat16":
+            keep_freed_memory()
     device = rank.device or torch.device("cpu")
     context = make_worker_context(rank.number, rank.world_size, device, machine=rank.machine)
     if start is not None and rank.number == 0:

@@ -309,7 +309,8 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     from jobs.train.hooks import RunHooks
     from jobs.train.loop import StageLoop
 
-    keep_freed_memory()
+    if spec["model"]["dtype"] == "bfloat16":
+        keep_freed_memory()
     checked = validate_run(validate_spec(spec))
     runs = RunStore(open_store(checked.spec.store), "run")
     request = checked.make_request("run", base=BaseDigest("0" * 64, ()))

@@ -53,7 +53,8 @@ class ServingStack(RunningStack):
 
     def ask(self, *arguments: str, timeout: float = 300) -> str:
         """Run the command line through the service, which has to accept it."""
-        result = self.run_slora(*arguments, timeout=timeout)
+        service = self.environment["SLORA_SERVICE"]
+        result = self.run_slora(*arguments, "--service", service, timeout=timeout)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
@@ -120,7 +121,7 @@ def test_what_is_trained_and_promoted_answers_until_it_is_rolled_back(stack: Ser
         stack.ask("adapters", "promote", "chat@v2")
         stack.wait_for(2)
         assert stack.read_state().json()["names"] == {"chat": "chat@v2"}
-        os.kill(stack.state.components["service"], signal.SIGKILL)
+        os.kill(stack.state.components["service"].pid, signal.SIGKILL)
         client.wait_for_answer()
         assert stack.run_up().returncode == 0
         assert stack.show()["live"] == 2
