@@ -18,7 +18,8 @@ def keep_freed_memory() -> bool:
     A step on a CPU allocates and frees the same activations each time. By default glibc gives them
     back, and the kernel then clears every page again: of SmolLM2, LoRA, 4 x 128 tokens in bfloat16,
     76,000 pages a step. Without that a step takes 0.87 x the processor's time, and the peak is 3 %
-    higher. In float32, whose steps take longer, it would cost up to a tenth of the peak. The arena of a thread holds blocks of up to 64 MB.
+    higher. In float32, whose steps take longer, it would cost up to a tenth of the peak. The arena
+    of a thread holds blocks of up to 64 MB.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt
