@@ -7,6 +7,10 @@ from jobs.errors import Fault, InputError
 MAX_KEY_BYTES = 1024
 """The limit of S3, so that a bucket accepts every key that a directory accepts."""
 
+DEPLOYMENTS_PREFIX = "deployments/"
+MAX_DEPLOYMENT_BYTES = 1 << 20
+"""Bytes of the record of a deployment below that prefix; a longer object is none."""
+
 HIDDEN_PREFIX = ".tmp"
 """The start of a top-level name that is no object: an unfinished write, or a probe."""
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from jobs.errors import InputError, JobsError, StoreError
+from jobs.errors import InputError, StoreError
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.control.bulkheads.item_guard import ItemFailure, ItemGuard
@@ -74,7 +74,7 @@ class DeploymentFollower:
         """Let every deployment settle. Return their number. Raise DatabaseUnreachable."""
         if not self._renew_lease():
             return 0
-        targets: dict[str, ServingTarget | JobsError] = {}
+        targets: dict[str, ServingTarget | TargetUnreachable] = {}
         count = 0
         try:
             for project, url in self._list_stores():
@@ -86,7 +86,7 @@ class DeploymentFollower:
                     count += 1
         finally:
             for target in targets.values():
-                if not isinstance(target, JobsError):
+                if not isinstance(target, TargetUnreachable):
                     target.close()
         return count
 
@@ -119,7 +119,7 @@ class DeploymentFollower:
         store: ObjectStore,
         project: str,
         name: str,
-        targets: dict[str, ServingTarget | JobsError],
+        targets: dict[str, ServingTarget | TargetUnreachable],
     ) -> None:
         key = (store.url(""), name)
         failures, until = self._waits.get(key, (0, 0.0))
@@ -138,7 +138,7 @@ class DeploymentFollower:
         store: ObjectStore,
         project: str,
         name: str,
-        targets: dict[str, ServingTarget | JobsError],
+        targets: dict[str, ServingTarget | TargetUnreachable],
     ) -> str | None:
         """Act until nothing is left to do. Return why the rest has to wait, or None."""
         try:
@@ -146,14 +146,18 @@ class DeploymentFollower:
         except StoreError as error:
             return str(error)
         endpoint = record.endpoint
-        target = targets.get(endpoint) or self._open_target(endpoint, project)
-        if not isinstance(target, InputError):
-            targets[endpoint] = target
-        elif record.removing:
+        try:
+            # Asked for each record: others than the service may write to a project's store.
+            config = find_endpoint(self._endpoints, endpoint, allow_url=False, project=project)
+        except InputError as error:
+            if not record.removing:
+                return note_problem(store, name, str(error))
             # The endpoint is not configured any more: only the record is left to remove.
-            store.delete(get_deployment_key(name))
-            return None
-        if isinstance(target, JobsError):
+            return _delete_record(store, name)
+        if endpoint not in targets:
+            targets[endpoint] = self._open_target(endpoint, config)
+        target = targets[endpoint]
+        if isinstance(target, TargetUnreachable):
             return note_problem(store, name, str(target))
         driver = RolloutDriver(
             store,
@@ -164,12 +168,13 @@ class DeploymentFollower:
         )
         return driver.settle(name)
 
-    def _open_target(self, endpoint: str, project: str) -> ServingTarget | JobsError:
+    def _open_target(
+        self, endpoint: str, config: EndpointConfig
+    ) -> ServingTarget | TargetUnreachable:
         """Open the endpoint, or return the error: others of the round need not wait for it too."""
         try:
-            config = find_endpoint(self._endpoints, endpoint, allow_url=False, project=project)
             return self._make_target(endpoint, config)
-        except (InputError, TargetUnreachable) as error:
+        except TargetUnreachable as error:
             return error
 
     def _keep_lease(self) -> None:
@@ -238,6 +243,15 @@ def record_act(
             project=project,
             after=describe_change(store, deployment, deployment.history[-1]),
         )
+
+
+def _delete_record(store: ObjectStore, name: str) -> str | None:
+    """Delete a record, and return why it has to wait, or None."""
+    try:
+        store.delete(get_deployment_key(name))
+    except StoreError as error:
+        return str(error)
+    return None
 
 
 def _log_failure(failure: ItemFailure) -> None:

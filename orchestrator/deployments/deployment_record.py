@@ -18,11 +18,10 @@ from jobs.spec.limits import NAME_PATTERN, VersionNumber
 from jobs.spec.strict_model import StrictModel
 from jobs.store.adapters.manifest import MAX_NAME_LENGTH, Name, Time, format_time
 from jobs.store.base import ObjectStore
+from jobs.store.keys import DEPLOYMENTS_PREFIX, MAX_DEPLOYMENT_BYTES
 from jobs.store.strict_json import load_strictly
 from jobs.store.trust.statements import OPERATOR_PROJECT, find_project
 
-DEPLOYMENTS_PREFIX = "deployments/"
-MAX_RECORD_BYTES = 1 << 20
 MAX_HISTORY = 200
 MAX_PROMPTS, MAX_PROMPT_CHARS = 20, 4000
 MAX_REASON_CHARS = 1000
@@ -178,8 +177,8 @@ def read_deployment(store: ObjectStore, name: str) -> tuple[DeploymentRecord, st
     info = store.head(key)
     if info is None:
         raise NotInStore(f"The deployment {name}", list(list_deployments(store)))
-    if info.size > MAX_RECORD_BYTES:
-        raise BadDeployment(key, f"{info.size} bytes exceed the limit of {MAX_RECORD_BYTES}")
+    if info.size > MAX_DEPLOYMENT_BYTES:
+        raise BadDeployment(key, f"{info.size} bytes exceed the limit of {MAX_DEPLOYMENT_BYTES}")
     # The etag is read first: a record that changes in between makes the next write fail.
     data = store.get(key)
     try:

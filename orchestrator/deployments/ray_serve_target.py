@@ -8,26 +8,26 @@ clients ask for the versioned name, which the record of the deployment tells.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 from jobs.errors import DigestMismatch
 from jobs.store.adapters.manifest import AdapterFile, Manifest
 from jobs.store.base import ObjectStore
 from orchestrator.deployments.errors import TargetRefused, TargetUnreachable
+from orchestrator.deployments.http_target import HttpTarget
 from orchestrator.deployments.servable_forms import PEFT_CONFIG
 from orchestrator.deployments.server_http import ServerHttp
-from orchestrator.deployments.serving_target import Answer, Prompt, TargetState
+from orchestrator.deployments.serving_target import TargetState
 from orchestrator.deployments.stock_vllm import LORA_FORMS
 
 
-class RayServeTarget:
+class RayServeTarget(HttpTarget):
     """An application of Ray Serve LLM, and the store that it reads adapters from."""
 
     def __init__(
         self, http: ServerHttp, adapters: ObjectStore, model: str, base_digest: str | None
     ) -> None:
-        self.endpoint, self._http, self._adapters = http.endpoint, http, adapters
-        self._model, self._base_digest = model, base_digest
+        super().__init__(http)
+        self._adapters, self._model, self._base_digest = adapters, model, base_digest
 
     def read_state(self) -> TargetState:
         """Return the versions below the loading path. Raise TargetUnreachable or StoreError."""
@@ -60,18 +60,6 @@ class RayServeTarget:
         keys = sorted(self._adapters.list(f"{name}/"), key=lambda key: PEFT_CONFIG not in key)
         for key in keys:
             self._adapters.delete(key)
-
-    def ask(self, model: str, prompt: Prompt, *, max_tokens: int, is_chat: bool = False) -> Answer:
-        """Return the greedy answer to a prompt."""
-        return self._http.ask(model, prompt, max_tokens=max_tokens, is_chat=is_chat)
-
-    def score(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
-        """Return the log-probability of the tokens at these indices."""
-        return self._http.score_each(model, tokens, targets)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     def _list_folders(self) -> list[str]:
         keys = (key for key in self._adapters.list("") if key.endswith(f"/{PEFT_CONFIG}"))

@@ -7,14 +7,14 @@ for the versioned name, which the record of the deployment tells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from orchestrator.deployments.errors import TargetRefused
+from orchestrator.deployments.http_target import HttpTarget
 from orchestrator.deployments.server_http import ServerHttp
-from orchestrator.deployments.serving_target import Answer, Prompt, TargetState
+from orchestrator.deployments.serving_target import TargetState
 from orchestrator.deployments.version_copies import make_copy, remove_copy
 
 LORA_FORMS = frozenset({"lora"})
@@ -22,12 +22,12 @@ NOT_FOUND = "runtime LoRA loading is off: start the server with --enable-lora an
 NOT_FOUND += "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
 
 
-class StockVllmTarget:
+class StockVllmTarget(HttpTarget):
     """A vLLM server without the plug-in. `folder` is read by the server under the same path."""
 
     def __init__(self, http: ServerHttp, folder: Path, base_digest: str | None) -> None:
-        self.endpoint, self._http, self._folder = http.endpoint, http, folder
-        self._base_digest = base_digest
+        super().__init__(http)
+        self._folder, self._base_digest = folder, base_digest
 
     def read_state(self) -> TargetState:
         """Return the adapters among the models of the server. Raise TargetUnreachable."""
@@ -55,18 +55,6 @@ class StockVllmTarget:
         if name in self._list_adapters():
             self._change("/v1/unload_lora_adapter", {"lora_name": name})
         remove_copy(self._folder, name)
-
-    def ask(self, model: str, prompt: Prompt, *, max_tokens: int, is_chat: bool = False) -> Answer:
-        """Return the greedy answer to a prompt."""
-        return self._http.ask(model, prompt, max_tokens=max_tokens, is_chat=is_chat)
-
-    def score(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
-        """Return the log-probability of the tokens at these indices."""
-        return self._http.score_each(model, tokens, targets)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
 
     def _list_adapters(self) -> list[str]:
         models = self._http.get("/v1/models").get("data")

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.base import ObjectStore
 from orchestrator.deployments.errors import TargetUnreachable
+from orchestrator.deployments.http_target import HttpTarget
 from orchestrator.deployments.server_http import ServerHttp
-from orchestrator.deployments.serving_target import Answer, Prompt, TargetState
+from orchestrator.deployments.serving_target import TargetState
 from orchestrator.deployments.version_copies import make_copy, remove_copy
 
 STATE_PATH = "/slora/state"
@@ -41,11 +42,12 @@ class _PluginState(BaseModel):
     problem: str | None = None
 
 
-class VllmTarget:
+class VllmTarget(HttpTarget):
     """A server with the plug-in. `folder` is read by the server under the same path."""
 
     def __init__(self, http: ServerHttp, folder: Path) -> None:
-        self.endpoint, self._http, self._folder = http.endpoint, http, folder
+        super().__init__(http)
+        self._folder = folder
 
     def read_state(self) -> TargetState:
         """Return what the plug-in reports. Raise TargetUnreachable."""
@@ -86,14 +88,6 @@ class VllmTarget:
         self._http.change("/slora/unload", {"name": name})
         remove_copy(self._folder, name)
 
-    def ask(self, model: str, prompt: Prompt, *, max_tokens: int, is_chat: bool = False) -> Answer:
-        """Return the greedy answer to a prompt."""
-        return self._http.ask(model, prompt, max_tokens=max_tokens, is_chat=is_chat)
-
     def score(self, model: str, tokens: Sequence[int], targets: Sequence[int]) -> list[float]:
-        """Return the log-probability of the tokens at these indices."""
+        """Return the log-probability of the tokens at these indices, by one request."""
         return self._http.score(model, tokens, targets)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()

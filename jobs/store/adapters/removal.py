@@ -126,13 +126,15 @@ def _list_references(store: ObjectStore, name: str, version: int) -> list[str]:
         if manifest.parent == label
     )
     references += [f"{child} (its parent)" for child in children]
-    return references + [key for key in store.list("deployments/") if _serves(store, key, label)]
+    return references + [
+        key for key in store.list(DEPLOYMENTS_PREFIX) if _serves(store, key, label)
+    ]
 
 
 def _serves(store: ObjectStore, key: str, label: str) -> bool:
     """Return whether a deployment answers with this version, keeps it loaded, or stays at it."""
     try:
-        record = json.loads(store.get(key))
+        record = json.loads(store.read(key, 0, MAX_DEPLOYMENT_BYTES))
         versions = [record.get(field) for field in ("live", "previous", "pin")]
         versions.append((record.get("rollout") or {}).get("version"))
         return label in {f"{record.get('adapter')}@v{version}" for version in versions}

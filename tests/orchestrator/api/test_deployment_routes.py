@@ -24,7 +24,7 @@ BODY = {"adapter": "chat", "endpoint": "local"}
 
 
 class Served:
-    """A service with the endpoint `local` for two projects, and `own` for one."""
+    """A service with the endpoint `local` for two projects, `own` and `mine` for one each."""
 
     def __init__(self, api: ApiHarness, fake: FakeVllm, folder: Path) -> None:
         self.api, self.fake, self.folder = api, fake, folder
@@ -54,6 +54,7 @@ def open_served(
         serving = {
             "local": {**common, "projects": ["default", "other"]},
             "own": {**common, "projects": ["other"]},
+            "mine": {**common, "projects": ["default"]},
         }
         store = f"file://{folder / 'store'}"
         with open_harness(database, store, serving=serving) as api:
@@ -166,6 +167,20 @@ def test_projects_have_names_and_deployments_of_their_own(served: Served):
     served.ask("DELETE", "/chat", scope="submitter", project="other")
     served.follow()
     assert served.fake.names == {"chat": "chat@v1"}
+
+
+def test_a_written_record_reaches_no_endpoint_of_another_project(served: Served):
+    """Jobs of a project may write to its part of the store, where records lie."""
+    other = open_store(f"{served.api.service.config.stores[0]}/projects/other")
+    for store in (served.store, other):
+        commit_promoted(store, served.folder)
+    served.ask("POST", json={**BODY, "endpoint": "mine"}, project="default")
+    other.put("deployments/chat.json", served.store.get("deployments/chat.json"))
+    served.follow()
+    # The server was opened for the first project in the same round.
+    assert served.fake.names == {"chat": "chat@v1"}
+    record = served.ask("GET", "/chat", scope="viewer", project="other").json()
+    assert "'mine' is no endpoint of this project" in record["problem"]
 
 
 def test_one_bad_deployment_does_not_stop_the_others(served: Served):

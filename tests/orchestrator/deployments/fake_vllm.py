@@ -32,6 +32,7 @@ class FakeVllm:
         self.names: dict[str, str] = {}
         self.broken = set[str]()
         """Versioned names whose loss is not that of their run."""
+        self.requests = 0
         self.lock = threading.Lock()
 
     def make_app(self) -> FastAPI:
@@ -51,6 +52,7 @@ class FakeVllm:
         return app
 
     async def _check_key(self, request: Request, call_next: Any) -> Response:
+        self.requests += 1
         if request.headers.get("Authorization") != f"Bearer {API_KEY}":
             return JSONResponse({"error": "Unauthorized"}, 401)
         response: Response = await call_next(request)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +20,16 @@ app = typer.Typer(
     help="List deployments, show one, roll it back or remove it.",
 )
 
+Act = Literal["rollback", "remove"]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the deployment.")]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="URL",
+        help="The deployment's server, if it was deployed to a URL and SLORA_SERVING_KEY is set.",
+    ),
+]
 
 
 @app.command("list")
@@ -76,6 +86,7 @@ def show_command(
 @app.command("rollback")
 def rollback_command(
     name: Name,
+    to: Server = None,
     store: Store = DEFAULT_STORE,
     config: Config = None,
     project: Project = None,
@@ -83,14 +94,10 @@ def rollback_command(
     json: Json = False,
 ) -> None:
     """Answer with the version before, at once; the next promotion is followed again."""
-    if service is not None:
-        from orchestrator.cli.remote import connect_service
-
-        with connect_service(service) as client:
-            shown = client.deployments.rollback(name, project=project, store=get_named_store(store))
-        values = shown.model_dump()
+    if service is None:
+        values = _act_locally("rollback", name, store, to, config)
     else:
-        values = _act_locally(name, store, config, removes=False)
+        values = _act_remotely("rollback", name, store, project, service)
     if json:
         print_json(values)
     else:
@@ -100,6 +107,7 @@ def rollback_command(
 @app.command("remove")
 def remove_command(
     name: Name,
+    to: Server = None,
     store: Store = DEFAULT_STORE,
     config: Config = None,
     project: Project = None,
@@ -107,14 +115,10 @@ def remove_command(
     json: Json = False,
 ) -> None:
     """Take a name and its versions from the server. The adapter stays in the store."""
-    if service is not None:
-        from orchestrator.cli.remote import connect_service
-
-        with connect_service(service) as client:
-            shown = client.deployments.remove(name, project=project, store=get_named_store(store))
-        values = shown.model_dump()
+    if service is None:
+        values = _act_locally("remove", name, store, to, config)
     else:
-        values = _act_locally(name, store, config, removes=True)
+        values = _act_remotely("remove", name, store, project, service)
     if json:
         print_json(values)
     else:
@@ -123,9 +127,23 @@ def remove_command(
         print_line(f"The deployment {name} {verb}.")
 
 
-def _act_locally(name: str, store: str, config: Any, *, removes: bool) -> dict[str, Any]:
+def _act_remotely(
+    act: Act, name: str, store: str, project: str | None, service: str
+) -> dict[str, Any]:
+    """Roll back or remove a deployment of a service. Return its values."""
+    from orchestrator.cli.remote import connect_service
+
+    with connect_service(service) as client:
+        acts = {"rollback": client.deployments.rollback, "remove": client.deployments.remove}
+        return acts[act](name, project=project, store=get_named_store(store)).model_dump()
+
+
+def _act_locally(
+    act: Act, name: str, store: str, to: str | None, config: Path | None
+) -> dict[str, Any]:
     """Roll back or remove a deployment of a store. Return its values."""
     from orchestrator.cli.commands.serving.local_deployments import (
+        check_named,
         name_user,
         open_local_target,
         settle_deployment,
@@ -136,8 +154,9 @@ def _act_locally(name: str, store: str, config: Any, *, removes: bool) -> dict[s
 
     object_store = open_store(store)
     endpoint = read_deployment(object_store, name)[0].endpoint
+    check_named(name, endpoint, to)
     with open_local_target(object_store, endpoint, config) as target:
-        if removes:
+        if act == "remove":
             record = deployment_acts.remove(object_store, name, by=name_user())
         else:
             record = deployment_acts.rollback(object_store, target, name, by=name_user())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs.errors import Fault, InputError
 from jobs.store.base import ObjectStore
 from jobs.store.trust.statements import find_project
 from jobs.train.job_main import require_extra
@@ -19,7 +21,7 @@ from orchestrator.deployments.deployment_record import (
 )
 from orchestrator.deployments.describe_record import describe_record
 from orchestrator.deployments.endpoint_config import EndpointConfig
-from orchestrator.deployments.open_target import find_endpoint, open_target
+from orchestrator.deployments.open_target import URL_KEY_VARIABLE, find_endpoint, open_target
 from orchestrator.deployments.rollout_driver import RolloutDriver
 from orchestrator.deployments.serving_target import ServingTarget
 
@@ -37,6 +39,21 @@ def open_local_target(
         yield target
     finally:
         target.close()
+
+
+def check_named(name: str, endpoint: str, named: str | None) -> None:
+    """Raise InputError if a key would be sent to a URL that a record names, and not the user.
+
+    Others may write to the store.
+    """
+    is_url = "://" in endpoint
+    if named is not None and named != endpoint:
+        problem = f"{name} is deployed to {endpoint[:200]!a}, and not to {named[:200]!a}"
+        raise InputError([Fault("--to", problem, "Leave it out, or name that server.")])
+    if is_url and named is None and os.environ.get(URL_KEY_VARIABLE):
+        problem = f"{URL_KEY_VARIABLE} is sent to no server that only the store names"
+        remedy = f"If it is yours: add --to {endpoint[:200]!a}, or unset {URL_KEY_VARIABLE}."
+        raise InputError([Fault("--to", problem, remedy)])
 
 
 def settle_deployment(store: ObjectStore, target: ServingTarget, name: str) -> str | None:

@@ -49,16 +49,35 @@ def test_an_adapter_is_deployed_to_a_url_rolled_back_and_removed(shell: Shell, t
     again = shell.run("deploy", "chat", "--to", shell.url, "--prompt", "Hello", "--json")
     assert json.loads(again.stdout)["canary"]["prompts"] == ["Hello"]
     assert json.loads(again.stdout)["live"] == 2
-    back = shell.run("deployments", "rollback", "chat")
+    back = shell.run("deployments", "rollback", "chat", "--to", shell.url)
     assert "chat answers with chat@v1 again." in back.stdout
     listed = json.loads(shell.run("deployments", "list", "--json").stdout)["deployments"]
     assert [(row["name"], row["live"]) for row in listed] == [("chat", 1)]
     shown = shell.run("deployments", "show", "chat").stdout
     assert "rolled_back" in shown and "local:" in shown
-    assert "was removed" in shell.run("deployments", "remove", "chat").stdout
+    assert "was removed" in shell.run("deployments", "remove", "chat", "--to", shell.url).stdout
     assert (shell.fake.names, shell.fake.adapters) == ({}, {})
     assert "No deployments yet." in shell.run("deployments", "list").stderr
     assert API_KEY not in made.output + shown
+
+
+@pytest.mark.parametrize("act", ["rollback", "remove"])
+def test_a_key_is_sent_to_no_server_that_only_the_store_names(
+    shell: Shell, tmp_path: Path, act: str
+):
+    commit_promoted(shell.store, tmp_path / "folders")
+    shell.run("deploy", "chat", "--to", shell.url)
+    record = shell.store.get("deployments/chat.json")
+    evil = FakeVllm()
+    with evil.serve() as url:
+        shell.store.put("deployments/chat.json", record.replace(shell.url.encode(), url.encode()))
+        for words, problem in (
+            ((), "SLORA_SERVING_KEY is sent to no server that only the store names"),
+            (("--to", shell.url), f"chat is deployed to '{url}', and not to '{shell.url}'"),
+        ):
+            refused = shell.run("deployments", act, "chat", *words)
+            assert (refused.exit_code, problem in refused.stderr) == (2, True), refused.output
+    assert evil.requests == 0
 
 
 def test_a_version_that_fails_its_canary_is_exit_code_one(shell: Shell, tmp_path: Path):
