@@ -14,6 +14,7 @@ from jobs.store.adapters.manifest import get_manifest_key, get_version_prefix
 from jobs.store.adapters.pointer import TOMBSTONE, get_pointer_key, load_pointer
 from jobs.store.base import Leftover, ObjectStore
 from jobs.store.blobs import BLOBS_PREFIX, REWRITE_AGE_S, parse_blob_key
+from jobs.store.keys import DEPLOYMENTS_PREFIX, MAX_DEPLOYMENT_BYTES
 
 GRACE_S = 24 * 3600.0
 MIN_GRACE_S = 2 * REWRITE_AGE_S
