@@ -91,7 +91,7 @@ def _run_request(attempt: RunAttempt, runs: RunStore, rank: Rank) -> None:
     # Imported here, because the driver imports this module too, and does without torch.
     import torch
 
-    from jobs.train.allocator import keep_freed_memory
+    from jobs.train.allocator import tune_allocator
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.evaluate_adapters import evaluate_adapters
     from jobs.train.fine_tuning import make_fine_tuning
@@ -99,8 +99,9 @@ def _run_request(attempt: RunAttempt, runs: RunStore, rank: Rank) -> None:
 
     if not on_gpu:
         torch.set_num_threads(request.spec.cluster.cpus_per_worker)
-        if request.spec.model.dtype == "bfloat16":
-            keep_freed_memory()
+        tune_allocator(
+            request.spec.model.dtype, recomputes=request.spec.train.activation_checkpointing
+        )
     device = rank.device or torch.device("cpu")
     context = make_worker_context(rank.number, rank.world_size, device, machine=rank.machine)
     if start is not None and rank.number == 0:

@@ -303,15 +303,15 @@ def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     import jobs.train.cluster.ray_train  # noqa: F401
     from jobs.store.open import open_store
     from jobs.store.runs.run_store import RunStore
-    from jobs.train.allocator import keep_freed_memory
+    from jobs.train.allocator import tune_allocator
     from jobs.train.comm.collectives import make_worker_context
     from jobs.train.fine_tuning import FineTuner
     from jobs.train.hooks import RunHooks
     from jobs.train.loop import StageLoop
 
-    if spec["model"]["dtype"] == "bfloat16":
-        keep_freed_memory()
     checked = validate_run(validate_spec(spec))
+    train = checked.spec.train
+    tune_allocator(checked.spec.model.dtype, recomputes=train.activation_checkpointing)
     runs = RunStore(open_store(checked.spec.store), "run")
     request = checked.make_request("run", base=BaseDigest("0" * 64, ()))
     team = make_worker_context(rank, ranks, torch.device("cpu"), machine="here")

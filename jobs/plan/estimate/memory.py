@@ -252,4 +252,7 @@ def _get_allocator_lines(
         constant += GATHERING
         pieces = (size * inputs.dtype_bytes for size in inputs.base.sizes.values())
         small += sum(piece for piece in pieces if piece <= HEAP_PIECE)
+    if inputs.batching.recomputes:
+        # Such workers give freed blocks back at once: see `jobs.train.allocator`.
+        share = 0.0
     return {"allocator": constant + round(share * small)}
