@@ -19,9 +19,8 @@ import psutil
 
 from infra.local.processes import find_free_port
 from infra.local.serving_environment import FOLDER, find_serving_python
-from slora.serving.launch import ServerOptions, build_command, build_environment
+from slora.serving.launch import ServerOptions, build_command, build_environment, link_package
 
-ROOT = Path(__file__).parents[1]
 MAKE_IT = "python -m infra.local.serving_environment"
 START_S, KEY = 900.0, "key-of-the-test"
 PROMPT = (5, 6, 7, 8, 9, 40, 50, 60, 11, 12, 13, 99, 100, 42, 43)
@@ -33,11 +32,11 @@ def choose_port() -> int:
     return find_free_port(random.randrange(12_000, 19_000))
 
 
-class VllmServer:
-    """A running server. Methods raise AssertionError for a status that is not 200."""
+class VllmClient:
+    """Asks a server. Methods raise AssertionError for a status that is not 200."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process, self.url, self._log = process, f"http://127.0.0.1:{port}", log
+    def __init__(self, url: str, log: Path) -> None:
+        self.url, self._log = url, log
 
     def ask(self, path: str, body: Any = None, *, key: str = KEY) -> tuple[int, Any]:
         """Return the status and the JSON of a GET, or of a POST with a body."""
@@ -71,13 +70,6 @@ class VllmServer:
         digests: dict[str, str] = self.post("/weight_checker", action="checksum")["checksums"]
         return digests
 
-    def measure_memory(self) -> int:
-        """Return the resident bytes of the server and all its processes."""
-        leader = psutil.Process(self.process.pid)
-        return sum(
-            process.memory_info().rss for process in [leader, *leader.children(recursive=True)]
-        )
-
     def read_log_end(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
 
@@ -86,6 +78,56 @@ class VllmServer:
             return self.ask("/health")[0] == 200
         except OSError:
             return False
+
+
+class VllmServer(VllmClient):
+    """A server of ours: killed with all its processes, and started again at the same URL."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], port: int, folder: Path
+    ) -> None:
+        super().__init__(f"http://127.0.0.1:{port}", folder / "vllm.log")
+        self._command, self._environment, self.folder = command, environment, folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the server was not started"
+        return self._process
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, cwd=self.folder, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_S
+        while not self.is_ready():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.read_log_end()
+            time.sleep(0.5)
+
+    def kill(self) -> None:
+        """End the server at once, with its engine."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End the server as a service manager does."""
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def measure_memory(self) -> int:
+        """Return the resident bytes of the server and all its processes."""
+        leader = psutil.Process(self.process.pid)
+        return sum(
+            process.memory_info().rss for process in [leader, *leader.children(recursive=True)]
+        )
 
 
 @contextmanager
@@ -101,11 +143,12 @@ def run_vllm(
 
     `is_stock`: without the plug-in.
     """
-    port, log = choose_port(), folder / "vllm.log"
+    port = choose_port()
     options = ServerOptions(str(model), port, dtype="float32", eager=True, max_rank=32, extra=extra)
     command = build_command(str(find_serving_python(FOLDER)), options)
     environment = {
-        **build_environment(os.environ), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
+        **build_environment(os.environ), "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(link_package(folder / "code")),
         "VLLM_API_KEY": KEY, "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         # Threads that wait for each other spin, which on shared cores is all that they do.
         "OMP_NUM_THREADS": "1",
@@ -114,22 +157,9 @@ def run_vllm(
     if is_stock:
         del environment["VLLM_PLUGINS"]
         command = tuple(word for word in command if "worker-extension" not in word)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-    server = VllmServer(process, port, log)
+    server = VllmServer(command, environment, port, folder)
     try:
-        deadline = time.monotonic() + START_S
-        while not server.is_ready():
-            assert process.poll() is None and time.monotonic() < deadline, server.read_log_end()
-            time.sleep(0.5)
+        server.start()
         yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        server.stop()

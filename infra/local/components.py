@@ -31,7 +31,7 @@ from infra.local.paths import (
     clean_environment,
 )
 from infra.local.project_identities import list_projects
-from slora.serving.launch import ServerOptions, build_command, build_environment
+from slora.serving.launch import ServerOptions, build_command, build_environment, link_package
 
 REQUEST_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 200_000_000
@@ -131,7 +131,7 @@ def make_serving(
     environment = {
         **build_environment(clean_environment(os.environ)),
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(link_package(paths.folder / "code")),
         "VLLM_API_KEY": paths.serving_key.read_text().strip(),
         # It would bind its threads to cores of its own.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",

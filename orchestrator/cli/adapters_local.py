@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +19,7 @@ from jobs.store.adapters.operations import (
     scan_adapters,
     verify_adapter,
 )
-from jobs.store.adapters.serving_options import (
-    ServingOption,
-    list_serving_options,
-    read_adapter_config,
-)
+from jobs.store.adapters.serving_options import list_serving_options, read_adapter_config
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.cli.console import (
@@ -39,6 +34,7 @@ from orchestrator.cli.console import (
     show_table,
 )
 from orchestrator.cli.options import DEFAULT_STORE, AdapterName, Json, Service, Store, TargetFolder
+from orchestrator.cli.render.serving_commands import show_serving_options
 
 app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help="Manage adapters in the store.")
 
@@ -112,7 +108,7 @@ def show_command(
     print_line("")
     files = [(file.name, format_size(file.size), file.sha256[:12]) for file in adapter.files]
     show_table(files, headers=("file", "size", "sha256"), right=("size",))
-    _show_serving_options(options)
+    show_serving_options(options)
 
 
 @app.command("pull")
@@ -184,14 +180,6 @@ def _list_names(object_store: ObjectStore, *, json: bool) -> None:
         return
     for label in labels:
         print_line(label)
-
-
-def _show_serving_options(options: Sequence[ServingOption]) -> None:
-    """Print what serves the adapter, each with commands on lines of their own, to be copied."""
-    for option in options:
-        print_line(f"\nserved by {option.server}{f' ({option.note})' if option.note else ''}:")
-        for command in filter(None, (option.prepare, option.command)):
-            print_line(f"    {command}")
 
 
 def _format_ancestor(ancestor: Ancestor) -> str:

@@ -6,6 +6,7 @@ from jobs.store.adapters.operations import split_name
 from orchestrator.cli.console import format_size, note, print_json, show_pairs, show_table
 from orchestrator.cli.remote import connect_service
 from orchestrator.cli.render.run_table import format_time
+from orchestrator.cli.render.serving_commands import show_serving_options
 from orchestrator.schemas.adapters import AdapterResponse
 
 
@@ -49,6 +50,9 @@ def show_remote_adapter(service: str, name: str, store: str | None, *, json: boo
         print_json({**adapter.model_dump(), "promoted": promoted})
     else:
         show_pairs([*_format_pairs(adapter), ("promoted", "yes" if promoted else "no")])
+        if adapter.served_by is None:
+            note("What can serve it is not known: the store does not answer the service.")
+        show_serving_options(adapter.served_by or ())
 
 
 def _format_pairs(adapter: AdapterResponse) -> list[tuple[str, str]]:

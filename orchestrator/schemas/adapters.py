@@ -31,6 +31,12 @@ POINTER_EXAMPLE: dict[str, Any] = {
     "version": 2,
     "move": 3,
 }
+SERVING_EXAMPLE: dict[str, Any] = {
+    "server": "vLLM",
+    "prepare": "slora adapters pull chat@v2 FOLDER",
+    "command": "vllm serve BASE --enable-lora --max-lora-rank 8 --lora-modules chat=FOLDER",
+    "note": "",
+}
 
 
 class PromoteAdapterRequest(RequestSchema):
@@ -59,12 +65,29 @@ class AdapterResponse(ResponseSchema):
     committed_at: float
 
 
-class AdapterDetailResponse(AdapterResponse):
-    """A committed version with its manifest from the store."""
+class ServingOptionResponse(ResponseSchema):
+    """A server that can answer with an adapter."""
 
-    model_config = with_example(**ADAPTER_EXAMPLE, manifest={"format": 1, "name": "chat"})
+    model_config = with_example(**SERVING_EXAMPLE)
+
+    server: str
+    prepare: str
+    """Command that writes FOLDER; empty if the server needs none."""
+    command: str
+    note: str = ""
+    """What holds it back, or what is lost."""
+
+
+class AdapterDetailResponse(AdapterResponse):
+    """A committed version with its manifest from the store, and what can serve it."""
+
+    model_config = with_example(
+        **ADAPTER_EXAMPLE, manifest={"format": 1, "name": "chat"}, served_by=[SERVING_EXAMPLE]
+    )
 
     manifest: dict[str, Any]
+    served_by: list[ServingOptionResponse] | None = None
+    """None if the store does not answer now."""
 
 
 class PointerResponse(ResponseSchema):

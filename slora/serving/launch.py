@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 PLUGIN = "slora"
 WORKER_EXTENSION = "slora.serving.worker_extension.SparseWeightWorker"
@@ -53,3 +54,19 @@ def build_environment(environment: Mapping[str, str]) -> dict[str, str]:
         **environment,
         "VLLM_PLUGINS": ",".join(dict.fromkeys([*plugins, PLUGIN])),
     }
+
+
+def link_package(folder: Path) -> Path:
+    """Let `folder` hold a link to this package and nothing else, and return it, for PYTHONPATH.
+
+    A whole checkout there can hide the plug-in: metadata that an old build has left in it is found
+    before that of the installed package, whose entry points vLLM then misses.
+    """
+    package = Path(__file__).resolve().parents[1]
+    link = folder / package.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink() and link.resolve() != package:
+        link.unlink()
+    if not link.is_symlink():
+        link.symlink_to(package, target_is_directory=True)
+    return folder

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,8 @@ def main() -> int:
     asked = _parser().parse_args()
     if asked.loss:
         return _compare_losses()
+    # Not asked for, DeepSpeed says on the standard output of a rank which accelerator it chose.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with tempfile.TemporaryDirectory() as folder:
         cases = [
             case

@@ -16,7 +16,7 @@ import pytest
 from infra.local.paths import StackPaths
 from infra.local.serving_environment import find_serving_python
 from tests.infra.local_stack import RunningStack
-from tests.orchestrator.deployments.test_steady_answers import SteadyClient
+from tests.orchestrator.deployments.steady_client import SteadyClient
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 from tests.vllm_server import MAKE_IT
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated
@@ -10,11 +12,12 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from jobs.errors import Fault, InputError
+from jobs.errors import Fault, InputError, StoreError
 from jobs.spec.limits import VersionNumber
 from jobs.store.adapters import pointer
-from jobs.store.adapters.manifest import Name
+from jobs.store.adapters.manifest import Name, get_manifest_key, parse_manifest
 from jobs.store.adapters.pointer import Pointer
+from jobs.store.adapters.serving_options import list_serving_options, read_adapter_config
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.api import cursor
@@ -35,9 +38,11 @@ from orchestrator.schemas.adapters import (
     AdapterResponse,
     PointerResponse,
     PromoteAdapterRequest,
+    ServingOptionResponse,
 )
 from orchestrator.schemas.base import Page
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], route_class=AuthenticatedRoute)
 
 
@@ -116,13 +121,14 @@ def get_version(
     version: VersionPath,
     store: StoreQuery = None,
 ) -> AdapterDetailResponse:
-    """Return one version with its manifest."""
+    """Return one version with its manifest, and what can serve it."""
     with service.database.read() as session:
         versions = _find_versions(session, principal, name, store)
     adapter = next((candidate for candidate in versions if candidate.version == version), None)
     if adapter is None:
         raise UnknownItem("adapter", f"{name}@v{version}")
-    return AdapterDetailResponse.model_validate(adapter)
+    detail = AdapterDetailResponse.model_validate(adapter)
+    return detail.model_copy(update={"served_by": _list_servers(adapter)})
 
 
 @router.post(
@@ -174,6 +180,19 @@ def rollback(
             object_store, name, signer=service.trust.signer, min_move=min_move
         ),
     )
+
+
+def _list_servers(adapter: Adapter) -> list[ServingOptionResponse] | None:
+    """Return what can serve a version; None if its store does not answer."""
+    key = get_manifest_key(adapter.name, adapter.version)
+    try:
+        manifest = parse_manifest(json.dumps(dict(adapter.manifest)).encode(), key)
+        config = read_adapter_config(open_store(adapter.store), manifest)
+    except StoreError as error:
+        log.warning("%s: its config file cannot be read: %s", adapter.label, error)
+        return None
+    options = list_serving_options(manifest, config)
+    return [ServingOptionResponse.model_validate(vars(option)) for option in options]
 
 
 def _move_pointer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from jobs.errors import NotInstalled
 from orchestrator.cli.commands.serving import model_server
 from orchestrator.cli.commands.serving.model_server import find_vllm_python, make_server_environment
-from slora.serving.launch import ServerOptions, build_command, build_environment
+from slora.serving.launch import ServerOptions, build_command, build_environment, link_package
 
 
 def test_a_server_has_loras_sparse_workers_and_the_plug_in():
@@ -32,3 +33,15 @@ def test_without_vllm_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(model_server, "CHECKOUT", tmp_path)
     with pytest.raises(NotInstalled, match=r"\[serve\]"):
         find_vllm_python()
+
+
+def test_a_server_finds_this_package_in_a_folder_without_metadata(tmp_path: Path):
+    folder = link_package(tmp_path / "code")
+    assert [path.name for path in link_package(folder).iterdir()] == ["slora"]
+    assert (folder / "slora/serving/plugin.py").is_file()
+    # The link of a checkout that was moved.
+    (folder / "slora").unlink()
+    (folder / "slora").symlink_to(tmp_path / "gone")
+    assert (link_package(folder) / "slora/serving/plugin.py").is_file()
+    # What an old build leaves in a checkout would hide the plug-in.
+    assert not list(distributions(path=[str(folder)]))

@@ -24,23 +24,10 @@ from orchestrator.deployments.errors import TargetUnreachable
 from orchestrator.deployments.rollout_driver import RolloutDriver
 from tests.jobs.store.builders import Killed
 from tests.orchestrator.deployments.builders import commit_version, make_wish
+from tests.orchestrator.deployments.crash_fuse import Fuse
 from tests.orchestrator.deployments.fake_target import FakeTarget
 
 MAX_CALLS = 300
-WRITES = frozenset({"put", "delete", "load", "set_name", "unload", "score", "ask"})
-
-
-class Fuse:
-    """Counts the calls that change or measure something, and kills the process at one of them."""
-
-    def __init__(self, at: int, *, is_after: bool) -> None:
-        self.at, self.is_after, self.calls = at, is_after, 0
-
-    def blow(self) -> None:
-        raise Killed
-
-    def wrap(self, part: Any) -> Any:
-        return _Fused(part, self)
 
 
 class RestartingFuse(Fuse):
@@ -54,28 +41,6 @@ class RestartingFuse(Fuse):
         self._target.restart()
         self._target.answering.append(None)
         raise TargetUnreachable("local", "the connection was interrupted")
-
-
-class _Fused:
-    def __init__(self, part: Any, fuse: Fuse) -> None:
-        self._part, self._fuse = part, fuse
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._part, name)
-        return self._guard(value) if name in WRITES else value
-
-    def _guard(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def guarded(*args: Any, **options: Any) -> Any:
-            fuse = self._fuse
-            fuse.calls += 1
-            if fuse.calls == fuse.at and not fuse.is_after:
-                fuse.blow()
-            result = call(*args, **options)
-            if fuse.calls == fuse.at:
-                fuse.blow()
-            return result
-
-        return guarded
 
 
 Act = Callable[[Any, Any], None]

@@ -26,7 +26,7 @@ from tests.benchmarks.serving import (
 from tests.infra.local_stack import SLORA
 from tests.jobs.store.builders import make_draft
 from tests.tiny import tiny_chat_model
-from tests.vllm_server import MAKE_IT, VllmServer, choose_port
+from tests.vllm_server import MAKE_IT, VllmClient, choose_port
 from tests.waiting import wait_for
 
 
@@ -51,7 +51,7 @@ def test_a_sparse_adapter_of_a_store_answers_until_the_command_is_interrupted(tm
         wait_for(lambda: True if "Serving" in log.read_text() else process.poll(), timeout_s=800)
         assert process.poll() is None, log.read_text()[-2000:]
         children = psutil.Process(process.pid).children(recursive=True)
-        server = VllmServer(process, port, log)
+        server = VllmClient(f"http://127.0.0.1:{port}", log)
         assert "chat answers with chat@v1" in log.read_text() and len(children) >= 3
         assert find_difference(server.score("chat"), score_merged(model, adapter)) < TOLERANCE
     finally:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from jobs.errors import JobsError, NotInstalled
-from slora.serving.launch import ServerOptions, build_command, build_environment
+from slora.serving.launch import ServerOptions, build_command, build_environment, link_package
 
 CHECKOUT = Path(__file__).parents[4]
 POLL_S, REQUEST_S = 0.5, 600.0
@@ -49,7 +49,7 @@ def make_server_environment(environment: Mapping[str, str] = os.environ) -> dict
     # An installed package is in the server's own environment, and the rest of ours must not be.
     variables.pop("PYTHONPATH", None)
     if (CHECKOUT / "pyproject.toml").is_file():
-        variables["PYTHONPATH"] = str(CHECKOUT)
+        variables["PYTHONPATH"] = str(link_package(CHECKOUT / ".cache/serving-code"))
     return variables
 
 

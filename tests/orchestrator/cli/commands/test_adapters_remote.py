@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import StoreUnreachable
 from jobs.store.adapters.operations import read_pointer
 from jobs.store.base import ObjectStore
 from jobs.store.open import open_store
 from orchestrator.registry.rebuild.rebuild import rebuild
 from tests.orchestrator.cli.commands.conftest import CommandHarness
+from tests.orchestrator.deployments.builders import commit_version as commit_lora
 from tests.orchestrator.registry.stores import DONE, FAILED, commit_version
 
 
@@ -58,3 +60,24 @@ def test_a_viewer_may_look_and_not_move(cli: CommandHarness, store: ObjectStore)
     assert cli.ask("adapters", "show", "chat", *words, scope="viewer").exit_code == 0
     result = cli.ask("adapters", "promote", "chat@v1", *words, scope="viewer")
     assert result.exit_code == 3 and read_pointer(store, "chat") is None
+
+
+def test_a_service_tells_what_serves_a_version_as_its_store_does(
+    cli: CommandHarness, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    commit_lora(store, tmp_path / "folders")
+    rebuild(cli.api.service.database, store)
+    words = ("adapters", "show", "chat@v3")
+    remote = cli.ask(*words, "--service", cli.url, "--json")
+    local = cli.ask(*words, "--store", store.url(""), "--json")
+    options = json.loads(remote.stdout)["served_by"]
+    assert options == json.loads(local.stdout)["served_by"] and len(options) > 1, remote.output
+    text = cli.ask(*words, "--service", cli.url).stdout
+    assert "served by vLLM:" in text and "--lora-modules chat=FOLDER" in text
+
+    def fail(*_: object) -> None:
+        raise StoreUnreachable("store", "timed out")
+
+    monkeypatch.setattr("orchestrator.api.routes.adapters.read_adapter_config", fail)
+    result = cli.ask(*words, "--service", cli.url)
+    assert result.exit_code == 0 and "the store does not answer" in result.stderr
