@@ -41,6 +41,7 @@ def make_calibration_pass(
                     continue
                 loss = compute_loss(model, batch, choice, device=device) / batch.targets
                 loss.backward()  # type: ignore[no-untyped-call]
+                del loss  # its graph would lie beside the next sequence's
                 count += 1
                 on_sequence()
         # A trained head has accumulated gradients that no score needs.
@@ -75,6 +76,7 @@ def make_sketch_pass(
                 loss = compute_loss(model, batch, choice, device=device)
                 if gradients:
                     loss.backward()  # type: ignore[no-untyped-call]
+                del loss
                 count += bool(batch.targets)
                 on_sequence()
         return count

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jobs.errors import TrainingFailed
 from jobs.plan.plan import StagePlan
+from jobs.train.data.collate import Batch
 from jobs.train.data.global_batches import Step
 from jobs.train.engine.chunked_loss import PLAIN_LOSS, LossChoice
 from jobs.train.engine.engine import Engine, ExchangeResult
@@ -36,13 +37,21 @@ def take_step(
     """
     total = torch.zeros((), device=device)
     for batch in step.micros:
-        total_loss = compute_loss(
-            engine.model, batch, choice, unwrapped_model=engine.module, device=device
-        )
-        loss = total_loss / step.targets
-        engine.backward(loss)
-        total += loss.detach()
+        total += _train_micro_batch(engine, batch, step.targets, choice, device)
     return engine.step(rates=rates, loss=total, preempted=preempted, sync=sync)
+
+
+def _train_micro_batch(
+    engine: Engine, batch: Batch, targets: int, choice: LossChoice, device: torch.device
+) -> Tensor:
+    """Add a micro-batch's gradient, and return its loss over the targets, without its graph.
+
+    The graph ends here: what it still holds would lie beside the next forward's activations.
+    """
+    total = compute_loss(engine.model, batch, choice, unwrapped_model=engine.module, device=device)
+    loss = total / targets
+    engine.backward(loss)
+    return loss.detach()
 
 
 def has_diverged(loss: float, grad_norm: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,3 +81,42 @@ def test_a_gradient_that_is_no_number_is_named_and_changes_no_weight():
 def test_a_loss_that_is_no_number_has_diverged_and_another_has_not(loss):
     assert has_diverged(loss, 1.0) and has_diverged(1.0, loss)
     assert not has_diverged(1.0, 1.0)
+
+
+class Held:
+    """What a function of autograd keeps for its backward, as sparse layers do."""
+
+
+class KeepHeld(torch.autograd.Function):
+    """Return the input; the graph holds an object."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, held: Held) -> torch.Tensor:
+        ctx.held = held
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return grads[0], None
+
+
+class Watching(Classifier):
+    """Counts at each forward what the graphs of earlier ones still hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held, self.counts = list[weakref.ref[Held]](), list[int]()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.counts.append(sum(reference() is not None for reference in self.held))
+        held = Held()
+        self.held.append(weakref.ref(held))
+        return SimpleNamespace(logits=self.head(KeepHeld.apply(self.first(x), held)))
+
+
+def test_the_graph_of_a_micro_batch_ends_before_the_next_forward():
+    model = Watching()
+    (batch,) = _step().micros
+    step = Step(micros=(batch,) * 3, targets=6, tokens=18, rows=6)
+    take_step(_engine(model), step, rates=StepRates(0.1, 0.1), device=CPU)
+    assert model.counts == [0, 0, 0]
