@@ -79,7 +79,13 @@ def compute_logits(model: Any, tokenizer: Any) -> torch.Tensor:
     ("fixture", "name", "task"),
     [
         pytest.param("chat_store", "chat", "causal-lm", id="causal LM"),
-        pytest.param("sorter_store", "newsgroups", "sequence-classification", id="classifier"),
+        pytest.param(
+            "sorter_store",
+            "newsgroups",
+            "sequence-classification",
+            id="classifier",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_stock_peft_and_the_merged_model_give_our_logits(request, tmp_path, fixture, name, task):

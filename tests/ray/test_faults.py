@@ -13,7 +13,6 @@ from jobs.store.adapters.operations import resolve_adapter
 from jobs.store.local import DirectoryStore
 from jobs.store.runs.run_store import RunStore
 from tests.benchmarks.kill_anywhere.__main__ import main as kill_anywhere
-from tests.long import cases
 from tests.ray.gates import Gate, gate_at
 from tests.ray_head import Head
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec, write_spec
@@ -112,6 +111,7 @@ def test_an_elastic_run_takes_as_many_workers_as_there_are(head, folder):
     assert resolve_adapter(DirectoryStore(folder / "store"), "elastic").world_size == 2
 
 
-@pytest.mark.parametrize("victim", cases(["controller", "driver", "host"], ["host"]))
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["controller", "driver", "host"])
 def test_runs_that_are_killed_anywhere_lose_nothing(victim):
     assert kill_anywhere(["--rounds", "1", "--victims", victim]) == 0

@@ -107,6 +107,7 @@ def test_a_run_borrows_idle_workers_and_trains_the_same(head, folder, probe, col
     assert probe.ask("list_reservations") == 0
 
 
+@pytest.mark.long
 def test_a_run_continues_from_its_checkpoint_when_a_warm_worker_is_killed(
     head, folder, probe, cold_losses
 ):
@@ -125,6 +126,7 @@ def test_a_run_continues_from_its_checkpoint_when_a_warm_worker_is_killed(
     assert _losses(folder, "killed") == pytest.approx(cold_losses, abs=1e-6)
 
 
+@pytest.mark.long
 def test_warm_workers_end_with_a_driver_that_is_killed(head, folder, probe, cold_losses):
     idle = probe.ask("wait_for_idle", 2)
     with gate_at(folder, step=5) as gate:

@@ -69,19 +69,26 @@ def test_a_model_without_layers_of_its_own_is_refused():
         checkpoint_activations(nn.Linear(2, 2))
 
 
+Method = tuple[dict[str, Any], str]
+SHORT: list[Method] = [
+    ({"kind": "slora", "density": 0.05}, "replicate"),
+    ({"kind": "full"}, "cluster"),
+]
+OTHERS: list[Method] = [
+    ({"kind": "slora", "density": 0.05}, "cluster"),
+    ({"kind": "sparse", "mask": "rows"}, "node"),
+    ({"kind": "full"}, "replicate"),
+]
+
+
 @pytest.mark.ranks
 @pytest.mark.timeout(600)
-def test_runs_of_every_kind_have_the_same_losses_with_it(tmp_path: Path):
+@pytest.mark.parametrize("methods", [SHORT, pytest.param(OTHERS, marks=pytest.mark.long)])
+def test_runs_of_every_kind_have_the_same_losses_with_it(tmp_path: Path, methods: list[Method]):
     tiny_chat_model(tmp_path / "model")
     chat_rows(tmp_path / "train.jsonl", 40)
     cases = []
-    for method, sharding in [
-        ({"kind": "slora", "density": 0.05}, "replicate"),
-        ({"kind": "slora", "density": 0.05}, "cluster"),
-        ({"kind": "sparse", "mask": "rows"}, "node"),
-        ({"kind": "full"}, "replicate"),
-        ({"kind": "full"}, "cluster"),
-    ]:
+    for method, sharding in methods:
         for again in (False, True):
             spec = tiny_spec(
                 tmp_path,
