@@ -61,6 +61,8 @@ class EndpointConfig(StrictModel):
             raise ValueError("api_key_file and api_key_env exclude each other")
         if self.kind == "ray-serve" and not (self.loading_path and self.model):
             raise ValueError("ray-serve needs loading_path and model")
+        if self.loading_path and not self.loading_path.startswith("s3://"):
+            raise ValueError("loading_path is s3://BUCKET/PREFIX: Ray Serve LLM reads no folders")
         if self.kind == "vllm" and (self.loading_path or self.model):
             raise ValueError("loading_path and model are of ray-serve")
         return self

@@ -5,6 +5,7 @@ JobsError
 ├── NoEarlierVersion          2  a deployment has nothing to roll back to
 └── Unreachable
     └── TargetUnreachable     3  no valid answer; the outcome of a request is unknown
+        └── VersionNotSeen    3  a replica has not found the files of a version yet
 """
 
 from __future__ import annotations
@@ -49,3 +50,18 @@ class TargetUnreachable(Unreachable):
     def __str__(self) -> str:
         remedy = "Check its address and its API key."
         return f"The endpoint {self.endpoint} does not answer: {self.reason.rstrip('.')}. {remedy}"
+
+
+class VersionNotSeen(TargetUnreachable):
+    """A replica of Ray Serve LLM finds no files of a version."""
+
+    def __init__(self, endpoint: str, model: str) -> None:
+        super().__init__(endpoint, model)
+        self.model = model
+
+    def __str__(self) -> str:
+        return (
+            f"The endpoint {self.endpoint} does not find {self.model} yet: a replica that was "
+            "asked for it too early looks again after 30 s. If this stays, compare the "
+            "loading_path of the endpoint with the application's dynamic_lora_loading_path."
+        )

@@ -160,7 +160,13 @@ def read_reason(body: Any) -> str:
         return ""
     error = body.get("error", body)
     values = (error.get("message"), error.get("detail")) if isinstance(error, dict) else (error,)
-    return next((str(value)[:MAX_REASON_CHARS] for value in values if value), "")
+    reason = next((str(value) for value in values if value), "")
+    return _cut_traceback(reason)[:MAX_REASON_CHARS]
+
+
+def _cut_traceback(text: str) -> str:
+    """Return the last line of a Python traceback, which says what happened; other texts whole."""
+    return text.strip().rpartition("\n")[2] if '\n  File "' in text else text
 
 
 def _pick_score(row: Any, token: str) -> float:

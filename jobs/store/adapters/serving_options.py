@@ -57,6 +57,7 @@ _CLASSES = {
 }
 _MERGED = "merged into a whole model"
 _NOTES = {"seq2seq": "an encoder-decoder", "sequence-classification": "a classifier"}
+_RAY_PATH = "BUCKET is an address as s3://BUCKET/PREFIX, and FOLDER is copied below it"
 _GGUF_BASES = "the base must be a model of the Llama, Mistral, Qwen2 or Qwen3 family"
 
 
@@ -158,10 +159,10 @@ def _list_for_lora(manifest: Manifest, rank: int) -> tuple[ServingOption, ...]:
         smaller = f"slora adapters export {manifest.label} FOLDER --rank {largest}"
         return llama, peft, ServingOption(VLLM, smaller, _format_vllm(manifest, largest), note)
     pull = format_pull(manifest)
-    ray = f"LoraConfig(dynamic_lora_loading_path=PARENT), engine_kwargs: max_lora_rank={bound}"
+    ray = f"LoraConfig(dynamic_lora_loading_path=BUCKET), engine_kwargs: max_lora_rank={bound}"
     return (
         ServingOption(VLLM, pull, _format_vllm(manifest, bound)),
-        ServingOption(RAY_SERVE, pull, ray, "PARENT is the folder that FOLDER lies in"),
+        ServingOption(RAY_SERVE, pull, ray, _RAY_PATH),
         llama,
         peft,
     )

@@ -14,6 +14,8 @@ from jobs.store.local import DirectoryStore
 from orchestrator.deployments.endpoint_config import EndpointConfig
 from orchestrator.deployments.errors import TargetRefused, TargetUnreachable
 from orchestrator.deployments.open_target import find_endpoint, open_target
+from orchestrator.deployments.ray_serve_target import RayServeTarget
+from orchestrator.deployments.server_http import ServerHttp
 from orchestrator.deployments.serving_target import ServingTarget
 from orchestrator.deployments.stock_vllm import StockVllmTarget
 from orchestrator.deployments.vllm_target import VllmTarget
@@ -32,13 +34,16 @@ def open_kind(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("FAKE_KEY", API_KEY)
     fake = FakeVllm(has_plugin=kind == "plugin")
     with fake.serve() as url:
-        common = {"url": url, "api_key_env": "FAKE_KEY", "base_digest": BASE}
+        target: ServingTarget
         if kind == "ray-serve":
-            path = f"file://{folder / 'loading'}"
-            config = EndpointConfig(kind="ray-serve", loading_path=path, model="base", **common)
+            http = ServerHttp("local", url, API_KEY)
+            target = RayServeTarget(http, DirectoryStore(folder / "loading"), "base", BASE)
         else:
-            config = EndpointConfig(folder=str(folder / "copies"), **common)
-        target = open_target("local", config)
+            copies = str(folder / "copies")
+            config = EndpointConfig(
+                url=url, api_key_env="FAKE_KEY", base_digest=BASE, folder=copies
+            )
+            target = open_target("local", config)
         yield target
         target.close()
 
