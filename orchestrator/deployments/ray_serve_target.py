@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
-from jobs.errors import AlreadyExists
+from jobs.errors import NotInStore
 from jobs.store.adapters.manifest import Manifest
 from jobs.store.adapters.pull import pull
 from jobs.store.base import ObjectStore
@@ -101,16 +101,19 @@ class RayServeTarget(HttpTarget):
         digest = sha256(repr(files).encode()).hexdigest().encode()
         key = f"{name}{DIGEST}"
         try:
-            self._adapters.put(key, digest, create_only=True)
-        except AlreadyExists:
-            if self._adapters.read(key, 0, len(digest) + 1) == digest:
-                return
+            known = self._adapters.read(key, 0, len(digest) + 1)
+        except NotInStore:
+            # One rollout at a time acts on a name. A conditional write would probe the store, in
+            # a folder that Ray takes for an adapter.
+            self._adapters.put(key, digest)
+            return
+        if known != digest:
             reason = (
                 f"{name} stood for another adapter, which its replicas may still hold. Deploy "
                 "under another name with --as, or restart the application and delete "
                 f"{self._adapters.url(key)}"
             )
-            raise TargetRefused(self.endpoint, reason) from None
+            raise TargetRefused(self.endpoint, reason)
 
     def _serves_model(self) -> bool:
         """Return whether the application has the base."""
