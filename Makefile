@@ -55,7 +55,7 @@ test: $(DEV) ## run all tests but the long ones (ARGS="-k plan", ARGS="--without
 test-long: $(DEV) ## run the long campaigns that make test leaves out
 	$(PY) infra/demo/prepare.py all
 	$(PY) -m tests.jobs.llama_cpp.fetch_llama
-	$(PY) -m infra.local.serving_environment
+	$(PY) -m infra.local.ray_serve_environment
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m long $(ARGS)
 
 test-fast: $(DEV) ## run the unit tests only

@@ -19,7 +19,11 @@ from infra.local.pip_environment import (
     lock_folder,
     run_step,
 )
-from infra.local.serving_environment import find_serving_python, make_serving_environment
+from infra.local.serving_environment import (
+    FOLDER,
+    find_serving_python,
+    make_serving_environment,
+)
 
 RAY_SERVE_FOLDER = ROOT / ".cache/ray-serve"
 RAY = "2.60.0"
@@ -29,17 +33,18 @@ LINK = "serving.pth"
 """File that lets the environment find the packages of the other one."""
 
 
-def make_ray_serve_environment(folder: Path = RAY_SERVE_FOLDER) -> Path:
-    """Return the Python of the environment below `folder`; build what is missing.
+def make_ray_serve_environment(folder: Path = RAY_SERVE_FOLDER, below: Path = FOLDER) -> Path:
+    """Return the Python of the environment in `folder`; build what is missing, and first the one of
+    vLLM in `below`.
 
     Raise EnvironmentNotMade.
     """
-    serving, python = make_serving_environment(), find_serving_python(folder)
+    serving, python = make_serving_environment(below), find_serving_python(folder)
     with lock_folder(folder):
         if not python.exists():
             step = "making the environment of Ray Serve"
             run_step(str(serving), "-m", "venv", str(folder / "venv"), step=step)
-        link_packages(python, serving)
+        _link_packages(python, serving)
         if not has_package(python, "ray", RAY):
             install_packages(python, *READERS, step="installing what reads buckets")
             # The last one that pip installs is ray itself: without it all this is repeated.
@@ -48,7 +53,7 @@ def make_ray_serve_environment(folder: Path = RAY_SERVE_FOLDER) -> Path:
     return python
 
 
-def link_packages(python: Path, other: Path) -> None:
+def _link_packages(python: Path, other: Path) -> None:
     """Let an environment find the packages of another one of the same Python, after its own."""
     [own], [packages] = (list(path.parents[1].glob("lib/python*/site-packages"))
                          for path in (python, other))  # fmt: skip
