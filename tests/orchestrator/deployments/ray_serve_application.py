@@ -1,12 +1,14 @@
 """An application of Ray Serve LLM with LoRAs, on CPUs and on a Ray of its own.
 
 Runs in the environment of `infra/local/ray_serve_environment.py`, and imports nothing of this
-repository. SIGTERM ends it with all its processes.
+repository. SIGTERM, and the end of the process that started it, end it with all its processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import signal
 import threading
 
 import ray
@@ -24,11 +26,14 @@ def main() -> None:
     )
     parser.add_argument("--port", required=True, type=int)
     options = parser.parse_args()
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
     ray.init(
-        "local", num_cpus=4, include_dashboard=False, object_store_memory=100 << 20,
+        "local", num_cpus=8, include_dashboard=False, object_store_memory=100 << 20,
         _temp_dir=options.folder,
     )  # fmt: skip
     serve.start(http_options={"host": "127.0.0.1", "port": options.port})
+    # A replica of the model takes two of the CPUs that Ray counts, one of the API takes one.
     single = {"num_replicas": 1}
     config = LLMConfig(
         model_loading_config={"model_id": "base", "model_source": options.model},
