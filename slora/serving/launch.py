@@ -32,8 +32,10 @@ class ServerOptions:
 def build_command(python: str, options: ServerOptions) -> tuple[str, ...]:
     """Return the command line of a server with LoRA and sparse adapters."""
     return (
-        python, "-m", MODULE, "--model", options.model, f"--served-model-name={options.served_as}",
-        f"--host={options.host}", f"--port={options.port}", f"--dtype={options.dtype}",
+        # -P: the working directory may be a checkout, whose metadata is not to be found.
+        python, "-P", "-m", MODULE, "--model", options.model,
+        f"--served-model-name={options.served_as}", f"--dtype={options.dtype}",
+        f"--host={options.host}", f"--port={options.port}",
         # As long as the model's, or what the memory for the cache of keys and values allows.
         "--max-model-len=auto",
         "--enable-lora", f"--max-lora-rank={options.max_rank}",

@@ -15,7 +15,7 @@ from slora.serving.launch import ServerOptions, build_command, build_environment
 
 def test_a_server_has_loras_sparse_workers_and_the_plug_in():
     command = build_command("python", ServerOptions("model", 1234, max_rank=32))
-    assert command[:3] == ("python", "-m", "vllm.entrypoints.launchers.api_server.entry")
+    assert command[:4] == ("python", "-P", "-m", "vllm.entrypoints.launchers.api_server.entry")
     assert "--max-lora-rank=32" in command and "--port=1234" in command
     assert "--worker-extension-cls=slora.serving.worker_extension.SparseWeightWorker" in command
 
