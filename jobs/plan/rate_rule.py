@@ -21,19 +21,19 @@ Family = Literal["classifier", "language model"]
 
 REFERENCE_WIDTH, WIDTH_POWER = 2000, 0.781
 BASE: dict[tuple[Form, Family], float] = {
-    ("entries", "classifier"): 8.4e-5,
+    ("entries", "classifier"): 8.1e-5,
     ("entries", "language model"): 4.3e-5,
-    ("factors", "classifier"): 9.2e-4,
+    ("factors", "classifier"): 8.3e-4,
     ("factors", "language model"): 1.2e-3,
 }
 POWER: dict[Form, float] = {"entries": 1.0, "factors": 0.5}
-FACTOR = {"chosen": 0.14, "structured": 0.32, "initialised": 0.39}
+FACTOR = {"chosen": 0.14, "structured": 0.33, "initialised": 0.41}
 """chosen: entries with the largest gradients, which all pull. structured: rows, columns, blocks.
 initialised: factors from PiSSA or LoRA-GA."""
 CHOSEN, STRUCTURED = ("gradient", "fisher", "snip"), ("rows", "columns", "blocks")
 MAX_RATE = 4e-2
 """Largest rate at which any training here converged; the rule stops there."""
-HEAD_RATE, HEAD_WIDTH = 1e-2, 384
+HEAD_RATE, HEAD_WIDTH = 2e-2, 384
 """A new head's rate up to this width; above it falls as 1 / width, as its outputs grow with it."""
 
 

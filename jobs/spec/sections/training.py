@@ -56,7 +56,7 @@ class TrainSection(StrictModel):
     """Overrides `learning_rate` in the sparse stage. null: `learning_rate` if that is a number,
     else the rule's, as auto."""
     head_learning_rate: Positive | Literal["auto"] | None = "auto"
-    """That of a classifier's head in all stages. auto: 0.01 for a new head, less above 384 wide,
+    """That of a classifier's head in all stages. auto: 0.02 for a new head, less above 384 wide,
     and the stage's own for the head of a tuned classifier; null: always the stage's own."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Decay of the learning rate after the warm-up; restarted in each stage."""

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from jobs.errors import Fault, InputError, StoreError
 from jobs.spec.limits import VersionNumber
 from jobs.store.adapters import pointer
-from jobs.store.adapters.manifest import Name, get_manifest_key, parse_manifest
+from jobs.store.adapters.manifest import Manifest, Name
 from jobs.store.adapters.pointer import Pointer
 from jobs.store.adapters.serving_options import list_serving_options, read_adapter_config
 from jobs.store.base import ObjectStore
@@ -184,9 +184,9 @@ def rollback(
 
 def _list_servers(adapter: Adapter) -> list[ServingOptionResponse] | None:
     """Return what can serve a version; None if its store does not answer."""
-    key = get_manifest_key(adapter.name, adapter.version)
+    # The registry accepted it under the store's policy.
+    manifest = Manifest.model_validate_json(json.dumps(dict(adapter.manifest)))
     try:
-        manifest = parse_manifest(json.dumps(dict(adapter.manifest)).encode(), key)
         config = read_adapter_config(open_store(adapter.store), manifest)
     except StoreError as error:
         log.warning("%s: its config file cannot be read: %s", adapter.label, error)

@@ -64,17 +64,17 @@ def test_a_rate_falls_with_width_and_density_and_stops_at_the_largest_that_conve
     wide = RateSubject("factors", "language model", 4096)
     narrow = RateSubject("factors", "language model", 512)
     assert compute_rule_rate(narrow) / compute_rule_rate(wide) == pytest.approx(8**0.781, rel=0.05)
-    assert [compute_head_rate(hidden) for hidden in (64, 384, 3840)] == [1e-2, 1e-2, 1e-3]
+    assert [compute_head_rate(hidden) for hidden in (64, 384, 3840)] == [2e-2, 2e-2, 2e-3]
 
 
 def test_open_rates_are_settled_and_set_ones_stay():
     both = ("learning_rate", "sparse_learning_rate", "head_learning_rate")
     low_rank, sparse, head, keys = settle(make_open_spec({"density": 0.0156}))
-    assert keys == both and head == 1e-2
+    assert keys == both and head == 2e-2
     assert low_rank == compute_rule_rate(RateSubject("factors", "classifier", 384))
     assert sparse == compute_rule_rate(RateSubject("entries", "classifier", 384, 0.0156))
     only_sparse = settle(make_open_spec({"kind": "sparse", "density": 0.0156}))
-    assert only_sparse == (sparse, None, 1e-2, ("learning_rate", "head_learning_rate"))
+    assert only_sparse == (sparse, None, 2e-2, ("learning_rate", "head_learning_rate"))
     # A number is the rate of both stages, as it was before the rule.
     assert settle(make_open_spec(learning_rate=0.1))[:2] == (0.1, None)
     opened = make_open_spec({"density": 0.0156}, learning_rate=0.1, sparse_learning_rate="auto")
