@@ -51,7 +51,7 @@ def show_remote_adapter(service: str, name: str, store: str | None, *, json: boo
     else:
         show_pairs([*_format_pairs(adapter), ("promoted", "yes" if promoted else "no")])
         if adapter.served_by is None:
-            note("What can serve it is not known: the store does not answer the service.")
+            note("What can serve it is not known: the service could not read it from the store.")
         show_serving_options(adapter.served_by or ())
 
 

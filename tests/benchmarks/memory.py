@@ -296,8 +296,6 @@ def _read_status(key: str) -> int:
 
 def _train(rank: int, spec: dict[str, Any], ranks: int) -> dict[str, int]:
     """Peak resident bytes of this rank in each phase, told by the run's own events."""
-    import os
-
     # As a worker sets them, before the libraries below are imported.
     os.environ.update(DS_ACCELERATOR="cpu", TRANSFORMERS_VERBOSITY="error", HF_HUB_OFFLINE="1")
     import torch

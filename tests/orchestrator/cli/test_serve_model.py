@@ -20,13 +20,14 @@ def test_a_server_has_loras_sparse_workers_and_the_plug_in():
     assert "--worker-extension-cls=slora.serving.worker_extension.SparseWeightWorker" in command
 
 
-def test_the_plug_in_is_added_to_those_of_the_environment():
+def test_the_plug_in_is_added_to_those_of_the_environment(tmp_path: Path):
     assert build_environment({})["VLLM_PLUGINS"] == "slora"
     assert build_environment({"VLLM_PLUGINS": "other,slora"})["VLLM_PLUGINS"] == "other,slora"
     assert build_environment({"VLLM_PLUGINS": "other"})["VLLM_PLUGINS"] == "other,slora"
     assert build_environment({"VLLM_CPU_KVCACHE_SPACE": "9"})["VLLM_CPU_KVCACHE_SPACE"] == "9"
     # The packages of this environment are not those of the server's.
-    assert make_server_environment({"PYTHONPATH": "/site"})["PYTHONPATH"] != "/site"
+    variables = make_server_environment(tmp_path, {"PYTHONPATH": "/site"})
+    assert variables["PYTHONPATH"] == str(tmp_path / "code")
 
 
 def test_without_vllm_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

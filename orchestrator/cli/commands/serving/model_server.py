@@ -43,26 +43,31 @@ def find_vllm_python() -> Path:
     raise NotInstalled("vllm", "serve")
 
 
-def make_server_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables of a server, which reads the code of this checkout if this is one."""
+def make_server_environment(
+    scratch: Path, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the variables of a server, which reads the code of this checkout if this is one.
+
+    `scratch` is a folder that lives as long as the server.
+    """
     variables = build_environment(environment)
     # An installed package is in the server's own environment, and the rest of ours must not be.
     variables.pop("PYTHONPATH", None)
     if (CHECKOUT / "pyproject.toml").is_file():
-        variables["PYTHONPATH"] = str(link_package(CHECKOUT / ".cache/serving-code"))
+        variables["PYTHONPATH"] = str(link_package(scratch / "code"))
     return variables
 
 
 class ModelServer:
     """A server in the foreground, which ends with this process."""
 
-    def __init__(self, options: ServerOptions, python: Path) -> None:
+    def __init__(self, options: ServerOptions, python: Path, scratch: Path) -> None:
         self.url = f"http://{options.host}:{options.port}"
         key = os.environ.get("VLLM_API_KEY")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._process = subprocess.Popen(
             build_command(str(python), options),
-            env=make_server_environment(),
+            env=make_server_environment(scratch),
             stdin=subprocess.DEVNULL,
             # Ctrl-C is ours alone to pass on: vLLM ends its engine by itself.
             start_new_session=True,

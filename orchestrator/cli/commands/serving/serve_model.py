@@ -70,7 +70,7 @@ def serve_model(
         folders = [
             pull(object_store, manifest, Path(scratch) / manifest.label) for manifest in manifests
         ]
-        server = ModelServer(options, python)
+        server = ModelServer(options, python, Path(scratch))
         try:
             server.wait_until_ready()
             for manifest, folder in zip(manifests, folders, strict=True):
