@@ -9,7 +9,7 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import Field
+from pydantic import Field, ValidationError
 from sqlalchemy.orm import Session
 
 from jobs.errors import Fault, InputError, StoreError
@@ -183,13 +183,13 @@ def rollback(
 
 
 def _list_servers(adapter: Adapter) -> list[ServingOptionResponse] | None:
-    """Return what can serve a version; None if its store does not answer."""
-    # The registry accepted it under the store's policy.
-    manifest = Manifest.model_validate_json(json.dumps(dict(adapter.manifest)))
+    """Return what can serve a version; None if its manifest or its store cannot be read."""
     try:
+        # The registry accepted it under the store's policy, perhaps by another release.
+        manifest = Manifest.model_validate_json(json.dumps(dict(adapter.manifest)))
         config = read_adapter_config(open_store(adapter.store), manifest)
-    except StoreError as error:
-        log.warning("%s: its config file cannot be read: %s", adapter.label, error)
+    except (ValidationError, StoreError) as error:
+        log.warning("%s: what can serve it is not known: %s", adapter.label, error)
         return None
     options = list_serving_options(manifest, config)
     return [ServingOptionResponse.model_validate(vars(option)) for option in options]
