@@ -141,6 +141,7 @@ def test_chat_streams_a_response(run, chat_store):
     assert result.stdout.strip()
 
 
+@pytest.mark.long
 def test_evaluate_measures_what_the_run_measured_also_without_the_files_of_the_run(
     run, sorter_store
 ):

@@ -94,6 +94,7 @@ def test_slora_train_joins_a_running_ray_and_reports_a_failure_in_one_message(he
     assert [event["event"] for event in events].count("failed") == 1
 
 
+@pytest.mark.long
 def test_a_submitted_job_whose_worker_is_killed_resumes_and_commits(head, folder):
     train = {"steps": 30, "checkpoint_every": 5}
     spec = _spec(folder, "sent", train=train, model={"dtype": "auto"})

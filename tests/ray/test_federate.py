@@ -30,7 +30,7 @@ from tests.ray.gates import Gate, gate_at
 from tests.ray_head import Head, ray_head
 from tests.tiny import merge_spec, tiny_spec, write_spec
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 ROUNDS = 8
 FEDERATION = {"clients": 6, "clients_per_round": 3, "rounds": ROUNDS, "local_steps": 2,
               "partition": "dirichlet", "dirichlet_alpha": 0.5}  # fmt: skip
@@ -135,7 +135,6 @@ def test_two_sites_train_the_same_bits_as_one(head, folder, in_one_process):
     assert manifest.world_size == 2
 
 
-@pytest.mark.long
 def test_a_server_killed_between_rounds_resumes_to_the_same_bits(head, folder, in_one_process):
     job = Job(head, folder, "killed", _spec(folder, "fed-killed", {"drop_out": 0.3}))
     for attempt, rounds in ((1, 2), (2, 5)):
@@ -149,7 +148,6 @@ def test_a_server_killed_between_rounds_resumes_to_the_same_bits(head, folder, i
     assert len(job.read_events("resumed")) == 2
 
 
-@pytest.mark.long
 def test_a_client_that_dies_in_a_round_is_dropped_and_the_round_counts(head, folder):
     job = Job(head, folder, "dying", _spec(folder, "dying", {"rounds": 6}))
     with gate_at(folder, 2) as gate:
@@ -168,7 +166,6 @@ def test_a_client_that_dies_in_a_round_is_dropped_and_the_round_counts(head, fol
     ] == len(dropped)
 
 
-@pytest.mark.long
 def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
     spec = _spec(folder, "hopeless", {"rounds": 200}, cluster={"max_failures": 1})
     job = Job(head, folder, "hopeless", spec)
@@ -184,7 +181,6 @@ def test_sites_that_all_die_end_the_run_with_their_reason(head, folder):
     assert "the federation's sites" in output and "losses in a row" in output
 
 
-@pytest.mark.long
 def test_a_site_that_hangs_is_replaced_and_its_client_dropped_from_the_round(head, folder):
     # Without evaluations, whose parts another site takes over in silence.
     alone = {"data": {"eval": None}, "train": {"eval_every": None}}
@@ -202,7 +198,6 @@ def test_a_site_that_hangs_is_replaced_and_its_client_dropped_from_the_round(hea
     assert len(job.read_rounds()) == 6
 
 
-@pytest.mark.long
 def test_sites_that_die_after_the_last_round_do_not_fail_the_run(head, folder):
     spec = _spec(folder, "late", {}, method={"kind": "sparse", "sparse_share": None})
     driver = head.run("tests.ray.dying_sites", str(write_spec(folder / "late.yaml", spec)))
@@ -213,7 +208,6 @@ def test_sites_that_die_after_the_last_round_do_not_fail_the_run(head, folder):
     assert report == {"before": 2, "after": 0, "adapter": "late@v1"}
 
 
-@pytest.mark.long
 def test_residuals_of_an_earlier_stage_are_not_used_in_a_later_one(head, folder):
     """One client a round and no evaluation: a site may have no task of a stage for long."""
     federation = {"clients": 2, "clients_per_round": 1, "compress": "topk", "partition": "iid",
@@ -231,7 +225,6 @@ def test_residuals_of_an_earlier_stage_are_not_used_in_a_later_one(head, folder)
     assert resolve_adapter(job.store, "held").ledger["dropped_clients"] == 0
 
 
-@pytest.mark.long
 def test_a_search_over_a_federation_commits_its_best_trial(head, folder):
     spec = _spec(folder, "searched", {"rounds": 4}, cluster={"workers": 1})
     spec["search"] = {

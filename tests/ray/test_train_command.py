@@ -58,6 +58,7 @@ def _read_until(process: subprocess.Popen[str], words: str) -> list[str]:
     raise AssertionError("".join(lines))
 
 
+@pytest.mark.long
 def test_an_interrupted_run_leaves_no_process(folder):
     family = _interrupt_run(folder)
     assert len(family) > 5

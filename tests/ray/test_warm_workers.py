@@ -23,7 +23,7 @@ from tests.ray_head import Head
 from tests.tiny import chat_rows, tiny_chat_model, tiny_spec, write_spec
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.ray, pytest.mark.timeout(600)]
 
 SECRET = "a-session-key-of-the-first-attempt"
 VARIABLES = {WARM_WORKERS: "2", "AWS_SESSION_TOKEN": SECRET}
@@ -107,7 +107,6 @@ def test_a_run_borrows_idle_workers_and_trains_the_same(head, folder, probe, col
     assert probe.ask("list_reservations") == 0
 
 
-@pytest.mark.long
 def test_a_run_continues_from_its_checkpoint_when_a_warm_worker_is_killed(
     head, folder, probe, cold_losses
 ):
@@ -126,7 +125,6 @@ def test_a_run_continues_from_its_checkpoint_when_a_warm_worker_is_killed(
     assert _losses(folder, "killed") == pytest.approx(cold_losses, abs=1e-6)
 
 
-@pytest.mark.long
 def test_warm_workers_end_with_a_driver_that_is_killed(head, folder, probe, cold_losses):
     idle = probe.ask("wait_for_idle", 2)
     with gate_at(folder, step=5) as gate:
@@ -148,7 +146,6 @@ def test_of_two_that_borrow_at_once_one_gets_the_workers_and_another_project_non
     assert probe.ask("race", "lab") == {"other": 0, "first": 2, "second": 0}
 
 
-@pytest.mark.long
 def test_a_start_whose_warm_worker_dies_in_its_set_up_has_each_phase_once(
     head, folder, probe, cold_losses
 ):
@@ -164,7 +161,6 @@ def test_a_start_whose_warm_worker_dies_in_its_set_up_has_each_phase_once(
     assert len(phases) == len({*phases}) and "placement" in phases
 
 
-@pytest.mark.long
 def test_a_warm_worker_that_will_be_stopped_makes_all_save(head, folder, probe, cold_losses):
     idle = probe.ask("wait_for_idle", 2)
     with gate_at(folder, step=5) as gate:
@@ -179,7 +175,6 @@ def test_a_warm_worker_that_will_be_stopped_makes_all_save(head, folder, probe, 
     assert not _events(folder, "preempted", "restarted")
 
 
-@pytest.mark.long
 def test_a_run_continues_without_a_pool_that_is_killed(head, folder, probe, cold_losses):
     idle = probe.ask("wait_for_idle", 2)
     with gate_at(folder, step=5) as gate:
@@ -192,7 +187,6 @@ def test_a_run_continues_without_a_pool_that_is_killed(head, folder, probe, cold
     assert _losses(folder, "poolless") == pytest.approx(cold_losses, abs=1e-6)
 
 
-@pytest.mark.long
 def test_without_the_option_a_run_borrows_nothing_and_leaves_nothing(
     head, folder, probe, cold_losses
 ):
@@ -201,7 +195,6 @@ def test_without_the_option_a_run_borrows_nothing_and_leaves_nothing(
     assert probe.ask("list_pools") == []
 
 
-@pytest.mark.long
 def test_the_trials_of_a_search_borrow_too_one_after_the_other(head, folder, probe, cold_losses):
     idle = probe.ask("wait_for_idle", 2)
     space = {"method.rank": {"choice": [2, 4]}}

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
 # DeepSpeed, which trains all of a model, is loaded in this process.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("kind", ["slora", "full"])
+@pytest.mark.parametrize("kind", ["slora", pytest.param("full", marks=pytest.mark.long)])
 def test_the_rates_of_each_stage_and_of_the_head_are_tried_from_one_start(
     tmp_path: Path, kind: str
 ):

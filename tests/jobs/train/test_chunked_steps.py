@@ -101,7 +101,7 @@ def _train_both(
     }
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_twenty_steps_have_the_losses_of_the_plain_loss(world_size: int):
     cases = [("tied", "replicate"), ("untied", "replicate"), ("full", "replicate")]
     if world_size > 1:

@@ -12,7 +12,7 @@ from jobs.store.runs.canary_file import CANARY_FILE, parse_canary
 from tests.ranks import run_ranks
 from tests.tiny import chat_rows, merge_spec, tiny_chat_model, tiny_spec
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.ranks, pytest.mark.timeout(600)]
 CASES: dict[str, dict[str, Any]] = {
     "slora": {"method": {"kind": "slora"}},
     "sparse": {"method": {"kind": "sparse"}, "model": {"dtype": "bfloat16"}},

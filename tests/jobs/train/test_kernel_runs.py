@@ -36,7 +36,8 @@ def _make_spec(folder: Path) -> Mapping[str, Any]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_losses_are_equal_with_every_kernel_resumed_or_not(tmp_path: Path, ranks: int, monkeypatch):
     cache = tmp_path / "cache"
     monkeypatch.setenv("SLORA_CACHE", str(cache))

@@ -69,10 +69,10 @@ COMPACT = {"keep", "gpt2 keep", "fold", "compact factors", "sparse fisher", "spa
 
 
 # The runs of `make test` beside a run of most variants on one rank.
-ON_TWO = ("fisher", "loss", "random rows", "own score", "keep", "fold", "lora-ga", "gpt2 keep")
-IN_SHARDS = ("loss", "keep", "lora-ga", "sparse factors", "gpt2 pissa")
+ON_TWO = ("fisher", "loss", "random rows", "keep", "gpt2 keep")
+IN_SHARDS = ("loss", "keep", "sparse factors")
 IN_BFLOAT16 = ("gpt2 fisher",)
-DYING = ("fold", "keep", "sparse factors")
+DYING = ("keep", "sparse factors")
 ALSO_LONG = ("magnitude", "snip", "norm", "projection b", "no sparse step",
              "sparse factors of pissa")  # fmt: skip
 """Not even on one rank: tests of their own part show what they do differently."""

@@ -141,11 +141,14 @@ def test_a_page_whose_claim_has_fallen_ends_the_command_with_1(tmp_path, capsys,
     monkeypatch.chdir(tmp_path)
     assert quality.main(["--claims", "--json"]) == 0
     assert not any(claim["made"] for claim in json.loads(capsys.readouterr().out))
-    (tmp_path / "README.md").write_text("as good,\nand `kind: sparse` alone was better")
+    (tmp_path / "docs/results").mkdir(parents=True)
+    words = "13 points\nabove LoRA, but SLoRA with a random mask is the **worst** of all"
+    (tmp_path / "docs/results/results.md").write_text(words)
     assert quality.main(["--claims"]) == 1
     first = tmp_path / "docs/measured/quality.jsonl"
-    for part, sign in (("newsgroups", 1), ("chat", -1)):
-        for rival, figure in (("sparse random", 0.6), ("slora random", 0.5)):
+    news, chat = (("sparse random", 0.6), ("lora", 0.4)), (("lora", 0.6), ("slora random", 0.5))
+    for part, sign, figures in (("newsgroups", 1, news), ("chat", -1, chat)):
+        for rival, figure in figures:
             append_result(first, {"key": part + rival, "part": part, "rival": rival, "seed": 0,
                                   "rates": [None, 1.0], "validation": figure,
                                   "test": sign * figure})  # fmt: skip

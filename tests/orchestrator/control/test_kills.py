@@ -11,11 +11,12 @@ from tests.benchmarks.service_kills.__main__ import kill_during_runs
 from tests.benchmarks.service_kills.firings import kill_during_firings
 
 BY_KIND = [
-    pytest.param("sqlite", marks=pytest.mark.long),
+    "sqlite",
     pytest.param("postgresql", marks=pytest.mark.postgres),
 ]
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.storage
 @pytest.mark.timeout(600)

@@ -15,6 +15,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 BAD = ("broken", "deadly", "lonely")
 
 
+def test_a_search_rejects_a_trial_by_its_plan_and_commits_its_best(head, folder):
+    search = {"space": {"method.rank": {"choice": [2, 64]}}, "algorithm": "grid", "samples": 2}
+    code, output, rows = run_search(head, folder, "pair", {**search, "scheduler": "none"})
+    assert code == 0, output
+    done, rejected = sorted(rows, key=lambda row: row.config["method.rank"])
+    assert (done.status, rejected.status) == ("done", "rejected")
+    manifest = resolve_adapter(DirectoryStore(folder / "store"), "pair")
+    assert (manifest.search, manifest.run) == ("pair", done.run)
+    assert manifest.evaluation["end"]["loss"] == pytest.approx(done.metric)
+
+
+@pytest.mark.long
 def test_a_search_shares_rejects_survives_a_killed_worker_and_writes_its_files(head, folder):
     """One search of every kind of trial: on two workers, some bad, some rejected by their plan."""
     grid = {
@@ -78,10 +90,10 @@ def test_shared_results_are_computed_once_and_change_no_metric(head, folder):
 
 
 def test_a_resumed_search_must_have_the_same_spec(head, folder):
-    driver = start_search(head, folder, "kinds", {"samples": 2}, "--resume", "kinds")
+    driver = start_search(head, folder, "pair", {"samples": 2}, "--resume", "pair")
     output, _ = driver.communicate(timeout=100)
     assert driver.returncode == 2
-    assert "the spec differs from that of kinds" in output
+    assert "the spec differs from that of pair" in output
 
 
 @pytest.mark.parametrize(

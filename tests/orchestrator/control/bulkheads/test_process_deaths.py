@@ -113,6 +113,7 @@ def test_one_kill_in_the_middle_of_a_look_is_no_proof(harness: DeathHarness):
     assert harness.count("looks WHERE kind = 'run'") == 0 and harness.count("quarantine") == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["sqlite", LONG_POSTGRES], indirect=True)
 def test_requests_to_end_in_the_middle_of_a_look_prove_nothing(harness: DeathHarness):
