@@ -10,6 +10,7 @@ The name is a digest of keys, sizes and etags, so an object that changes is fetc
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import fnmatch
 import hashlib
@@ -135,6 +136,8 @@ def _hold_entry(entry: Path) -> None:
     purpose = f"it removes {entry} from the cache"
     take_lock(lock, purpose=purpose, timeout_s=EVICTION_TIMEOUT_S, shared=True)
     _held_locks[entry] = lock
+    # Released by the system at any death; closed here, an ordered end prints no warning.
+    atexit.register(lock.close)
 
 
 def _is_intact(entry: Path, items: Sequence[CacheItem]) -> bool:

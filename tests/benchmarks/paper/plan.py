@@ -152,6 +152,7 @@ HEAD_GRID: Grid = (2e-3, 5e-3, 1e-2, 2e-2)
 LORA_GRIDS = {"adapter": (1e-3, 2e-3, 5e-3, 1e-2), "head": HEAD_GRID}
 WIDER_HEAD_GRID: Grid = (5e-2, 1e-1, 2e-1, 5e-1)
 """Where LoRA's search went from HEAD_GRID: the others' start there."""
+LOW_RANK_GRIDS = {"adapter": LORA_GRIDS["adapter"], "head": WIDER_HEAD_GRID}
 RANDOM_GRIDS = {"adapter": (1e-2, 2e-2, 5e-2, 1e-1), "head": WIDER_HEAD_GRID}
 FULL_GRIDS = {"adapter": (1e-4, 2e-4, 5e-4, 1e-3), "head": WIDER_HEAD_GRID}
 SLORA_GRIDS = {
@@ -200,6 +201,8 @@ RIVALS: tuple[Rival, ...] = (
     Rival("lora, longer", {"kind": "lora"}, (), {"rounds_times": LONGER}, like="lora"),
     # What the product does not know yet is left out: see `find_unknown`.
     _with_head("lora", {"kind": "lora"}, LORA_GRIDS),
+    # As many bytes as the sparse values.
+    _with_head("lora r2", {"kind": "lora", "rank": 2, "alpha": 4}, LOW_RANK_GRIDS),
     _with_head("full", {"kind": "full"}, FULL_GRIDS),
     _with_head("sparse", {"kind": "sparse"}, RANDOM_GRIDS),
     _with_head("factors r64", _masked(64), RANDOM_GRIDS),
@@ -209,6 +212,16 @@ RIVALS: tuple[Rival, ...] = (
         "slora r128 outputs", _masked(128, "slora", handoff={"norm": "outputs"}), WIDE_GRIDS
     ),
     _with_head("ffa-lora", {"kind": "lora"}, LORA_GRIDS, freeze_a=True),
+    # Sparse values to the last round, then the hand-off.
+    *(
+        Rival(
+            f"slora r{rank} late, {OWN_HEAD}",
+            _masked(rank, "slora", handoff={"norm": "outputs"}, sparse_share=1.0),
+            like=f"sparse, {OWN_HEAD}",
+            parts=("newsgroups",),
+        )
+        for rank in (32, 128)
+    ),
 )
 """In the order of what a reader wants to know first."""
 CORE = ("full", "lora", RANDOM, "sparse", "slora rows")
@@ -248,6 +261,7 @@ class Setting:
         staged, rounds = self.method["kind"] == "slora", part.rounds
         federation = dict(self.federation)
         rounds *= federation.pop("rounds_times", 1)
+        share = self.method.get("sparse_share", SPARSE_SHARE)
         return {
             "name": "paper",
             "model": {"path": part.model, "task": part.task, "dtype": part.dtype},
@@ -262,7 +276,7 @@ class Setting:
             "federation": {
                 "clients_per_round": part.clients_per_round, "rounds": rounds,
                 "local_steps": part.local_steps, **_divided(part, self.partition),
-                **({"sparse_rounds": round(SPARSE_SHARE * rounds)} if staged else {}),
+                **({"sparse_rounds": round(share * rounds)} if staged else {}),
                 **federation,
             },
             "store": store,

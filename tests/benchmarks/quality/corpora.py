@@ -75,7 +75,7 @@ CORPORA: dict[str, Corpus] = {
             name="addresses", model=f"{MODELS}/smollm2-135m-instruct", task="causal-lm",
             format="text", train=f"{DATA}/addresses.train.jsonl",
             test=f"{DATA}/addresses.test.jsonl", validation_rows=100, test_rows=300,
-            max_length=256, steps=150, batch_size=4, eval_every=15, density=0.0115,
+            max_length=256, steps=150, batch_size=4, eval_every=30, density=0.0115,
         ),
     )
 }  # fmt: skip

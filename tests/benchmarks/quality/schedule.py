@@ -161,7 +161,10 @@ def _follow_search(corpus: Corpus, variant: Variant, results: Results) -> Search
             return None
         return SearchState(get_start(grids), (), is_first_grid=False)
     state = find_state(corpus, leader, results)
-    return state if state is not None and state.is_over else None
+    if state is None or not state.is_over:
+        return None
+    point = {variant.renamed.get(axis, axis): rate for axis, rate in state.point.items()}
+    return SearchState(point, (), is_first_grid=False)
 
 
 def _score_point(corpus: Corpus, variant: Variant, results: Results, point: Point) -> float | None:

@@ -34,6 +34,8 @@ class Variant:
     the neighbours on the other axes."""
     like: str | None = None
     """Run at the best point of that variant, without a search."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Axes of `like` that have another name here."""
     peft: str | None = None
     """Train with PEFT's own code: a name in peft_training.CONFIGS."""
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +77,11 @@ def make_slora(rank: int, norm: str, residual: str = "drop") -> dict[str, Any]:
     return make_factors(rank, "slora", handoff={"norm": norm, "residual": residual})
 
 
+def make_late_slora(rank: int) -> dict[str, Any]:
+    """Return slora that is handed over after its last step: its low-rank stage has none."""
+    return {**make_slora(rank, "outputs"), "sparse_share": 1.0}
+
+
 def make_lora(rank: int, **more: Any) -> dict[str, Any]:
     """Return LoRA with dense factors, of whatever count."""
     return {"kind": "lora", "rank": rank, "alpha": 2 * rank, **more}
@@ -82,6 +89,8 @@ def make_lora(rank: int, **more: Any) -> dict[str, Any]:
 
 DEFAULT_SLORA = "slora r128 outputs"
 """What `kind: slora` does by default, at equal counts; stock PEFT and vLLM load it."""
+LATE_SLORA = "slora r128 late"
+"""Sparse values to the last step, then the hand-off: what remains is the same kind of LoRA."""
 VARIANTS: tuple[Variant, ...] = (
     Variant("lora r4", make_lora(RANK), LORA_GRIDS, tier=0),
     Variant("sparse", {"kind": "sparse"}, RANDOM_GRIDS, tier=0),
@@ -95,6 +104,8 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("factors r32", make_factors(32), RANDOM_GRIDS, tier=0),
     Variant("factors r128", make_factors(128), RANDOM_GRIDS, tier=0),
     Variant(DEFAULT_SLORA, make_slora(128, "outputs"), WIDE_GRIDS, tier=0),
+    Variant(LATE_SLORA, make_late_slora(128), like="sparse", renamed={"adapter": "sparse"},
+            tier=0),
     Variant("slora r4 weights", make_slora(RANK, "weights"), SLORA_GRIDS, tier=0),
     Variant("peft lora r4", make_lora(RANK), like="lora r4", peft="lora", tier=0),
     Variant("peft shira r4", make_lora(RANK), like="sparse", peft="shira", tier=0),

@@ -33,6 +33,7 @@ from tests.benchmarks.quality.variants import (
     BY_NAME,
     DEFAULT_SLORA,
     HEAD,
+    LATE_SLORA,
     LORA,
     VARIANTS,
     Point,
@@ -207,6 +208,14 @@ def test_a_variant_that_is_like_another_runs_at_its_best_rates_on_all_seeds():
     best = find_state(NEWS, LORA_R4, results)
     ours = [line for line in results.values() if line["method"] == "peft lora r4"]
     assert best is not None and [line["rates"] for line in ours] == [best.point] * 3
+
+
+def test_the_late_hand_off_runs_at_the_best_rates_of_the_sparse_values():
+    results, _ = run_plan(NEWS, ["sparse", LATE_SLORA], score_setting)
+    best = find_state(NEWS, SPARSE, results)
+    late = [line["rates"] for line in results.values() if line["method"] == LATE_SLORA]
+    assert best is not None and len(late) == 3
+    assert late[0] == {"sparse": best.point["adapter"], "head": best.point["head"]}
 
 
 def test_a_variant_near_another_searches_around_its_best_rates():
