@@ -21,6 +21,8 @@ from jobs.spec.messages import translate_errors
 from jobs.spec.paths import make_paths_absolute
 from jobs.spec.schema import (
     SECTIONS,
+    SLORA_FACTORS,
+    MethodSection,
     RunSpec,
     SearchSpec,
     count_sparse_rounds,
@@ -33,6 +35,8 @@ from jobs.spec.strict_model import StrictModel
 from jobs.spec.yaml_text import dump_yaml, parse_mapping, read_yaml_file, set_key
 
 ModelT = TypeVar("ModelT", bound=StrictModel)
+FACTOR_CHOICES = frozenset(f"method.{key}" for key in (*SLORA_FACTORS, "kind", "mask", "sizing"))
+"""What decides which factors a spec has that names none."""
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
@@ -57,6 +61,7 @@ def dump_spec(spec: RunSpec) -> str:
 def validate_spec(values: Mapping[str, Any]) -> RunSpec:
     """Validate a spec of any kind given as plain values. Raise InputError with all faults."""
     check_size(values)
+    values = _name_searched_factors(values)
     core, faults = _validate_core(values)
     sections = dict[str, StrictModel]()
     for name, model in SECTIONS.items():
@@ -92,6 +97,19 @@ def make_trial_spec(search: SearchSpec, config: Mapping[str, Any]) -> RunSpec:
         plain = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
         set_key(values, key.split("."), plain)
     return validate_spec(values)
+
+
+def _name_searched_factors(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Name the plain factors where a search chooses among FACTOR_CHOICES: trials of several ranks,
+    kinds or masks have whole factors, and not a quarter of them."""
+    method, written = values.get("method") or {}, values.get("search")
+    if not (isinstance(method, Mapping) and isinstance(written, Mapping)):
+        return values
+    space = flatten_space(written).get("space")
+    if not isinstance(space, Mapping) or FACTOR_CHOICES.isdisjoint(space):
+        return values
+    plain = {key: MethodSection.model_fields[key].default for key in SLORA_FACTORS}
+    return {**values, "method": {**plain, **method}}
 
 
 def _validate_core(values: Mapping[str, Any]) -> tuple[RunSpec | None, list[Fault]]:

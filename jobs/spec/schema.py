@@ -6,7 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from jobs.spec.address_types import DataAddress, ModelAddress, StoreAddress
 from jobs.spec.limits import (
@@ -29,7 +34,9 @@ from slora.masks.sizes import FactorMaskKind
 
 SCORES = ("random", "magnitude", "gradient", "fisher", "snip")
 STRUCTURES = ("rows", "columns", "blocks")
-
+SLORA_FACTORS: Mapping[str, Any] = {"rank": 32, "alpha": 64, "factor_density": 0.25}
+"""Of kind slora where a spec names none of them. A hand-off to a high rank loses little, and with a
+mask of the factors' entries as many numbers train and travel as at rank 8."""
 
 StrategyName = Annotated[str, Field(pattern=NAME_PATTERN, max_length=63)]
 TokenText = Annotated[str, Field(min_length=1, max_length=200)]
@@ -150,7 +157,8 @@ class MethodSection(StrictModel):
     sparse_share: Share = 0.3
     """Share of the steps spent in the sparse stage."""
     rank: Count = 8
-    """Rank of the low-rank stage."""
+    """Rank of the low-rank stage. Kind slora without rank, alpha and factor_density has rank 32,
+    alpha 64 and factor_density 0.25, unless its mask is sized by the rank."""
     alpha: Positive = 16
     """The low-rank update is scaled by alpha / rank."""
     rslora: bool = False
@@ -170,6 +178,17 @@ class MethodSection(StrictModel):
     factor_storage: Literal["peft", "compact"] = "peft"
     """peft: a LoRA that stock PEFT and vLLM load; compact: values and a seed, which kind lora may
     have with init: zero, since there the other entries of A and B are zero."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_factors(cls, values: Any) -> Any:
+        """Let kind slora hand over to SLORA_FACTORS, where the spec leaves the choice."""
+        if not isinstance(values, Mapping) or values.get("kind", "slora") != "slora":
+            return values
+        # Rows, columns and blocks sized by the rank are handed over exactly, at any rank.
+        is_exact = values.get("mask") in STRUCTURES and values.get("sizing", "rank") == "rank"
+        is_named = not SLORA_FACTORS.keys().isdisjoint(values)
+        return values if is_exact or is_named else {**values, **SLORA_FACTORS}
 
     @property
     def scale(self) -> float:

@@ -88,7 +88,9 @@ def make_lora(rank: int, **more: Any) -> dict[str, Any]:
 
 
 DEFAULT_SLORA = "slora r128 outputs"
-"""What `kind: slora` does by default, at equal counts; stock PEFT and vLLM load it."""
+"""What `kind: slora` does, at equal counts and the highest rank; stock PEFT and vLLM load it."""
+SPEC_SLORA = "slora r32 outputs"
+"""The same at the rank that a spec has by default."""
 LATE_SLORA = "slora r128 late"
 """Sparse values to the last step, then the hand-off: what remains is the same kind of LoRA."""
 VARIANTS: tuple[Variant, ...] = (
@@ -104,6 +106,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("factors r32", make_factors(32), RANDOM_GRIDS, tier=0),
     Variant("factors r128", make_factors(128), RANDOM_GRIDS, tier=0),
     Variant(DEFAULT_SLORA, make_slora(128, "outputs"), WIDE_GRIDS, tier=0),
+    Variant(SPEC_SLORA, make_slora(32, "outputs"), like=DEFAULT_SLORA, tier=0),
     Variant(LATE_SLORA, make_late_slora(128), like="sparse", renamed={"adapter": "sparse"},
             tier=0),
     Variant("slora r4 weights", make_slora(RANK, "weights"), SLORA_GRIDS, tier=0),
@@ -117,7 +120,6 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("slora r4 loss", make_slora(RANK, "loss"), near="slora r4 weights"),
     Variant("slora r4 outputs fold", make_slora(RANK, "outputs", "fold"), near="slora r4 weights"),
     Variant("slora r4 outputs keep", make_slora(RANK, "outputs", "keep"), near="slora r4 weights"),
-    Variant("slora r32 outputs", make_slora(32, "outputs"), near=DEFAULT_SLORA),
     Variant("slora r64 outputs", make_slora(64, "outputs"), near=DEFAULT_SLORA),
     Variant("slora r128 weights", make_slora(128, "weights"), near=DEFAULT_SLORA),
     Variant("slora r128 loss", make_slora(128, "loss"), near=DEFAULT_SLORA),

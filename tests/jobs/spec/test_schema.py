@@ -40,6 +40,29 @@ def test_a_minimal_spec_is_completed_by_defaults():
     assert spec.workers == 1
 
 
+WIDE, PLAIN = (32, 64, 0.25), (8, 16, 1.0)
+FACTORS: dict[str, tuple[dict[str, Any], tuple[int, float, float]]] = {
+    "nothing named": ({}, WIDE),
+    "another density": ({"density": 0.02}, WIDE),
+    "rows by density": ({"mask": "rows", "sizing": "density"}, WIDE),
+    "rows by rank": ({"mask": "rows"}, PLAIN),
+    "a rank": ({"rank": 4}, (4, 16, 1.0)),
+    "an alpha": ({"alpha": 8}, (8, 8, 1.0)),
+    "a factor density": ({"factor_density": 0.5}, (8, 16, 0.5)),
+    "lora": ({"kind": "lora"}, PLAIN),
+    "sparse": ({"kind": "sparse"}, PLAIN),
+}
+"""Of a spec whose method says this: rank, alpha, factor_density."""
+
+
+@pytest.mark.parametrize(("method", "expected"), FACTORS.values(), ids=FACTORS)
+def test_slora_hands_over_to_a_high_rank_unless_the_spec_names_factors(
+    method: dict[str, Any], expected: tuple[int, float, float]
+):
+    spec = validate_spec(tiny_spec(HERE) | {"method": method}).method
+    assert (spec.rank, spec.alpha, spec.factor_density) == expected
+
+
 def test_a_spec_can_not_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         validate_spec(tiny_spec(HERE)).name = "other"

@@ -124,6 +124,21 @@ def test_a_trial_is_the_spec_with_its_values(tmp_path: Path):
     assert set(search.section.space) == set(SPACE)
 
 
+@pytest.mark.parametrize("key", ["method.rank", "method.factor_density", "method.kind"])
+def test_trials_of_several_ranks_or_kinds_have_whole_factors(tmp_path: Path, key: str):
+    raw = raw_search(tmp_path)
+    values = ["slora", "lora"] if key == "method.kind" else [1]
+    raw["method"], raw["search"]["space"] = {}, {key: {"choice": values}}
+    method = validate_spec(raw).method
+    assert (method.rank, method.alpha, method.factor_density) == (8, 16, 1.0)
+
+
+def test_trials_of_one_kind_have_the_factors_of_a_run(tmp_path: Path):
+    raw = raw_search(tmp_path)
+    raw["method"], raw["search"]["space"] = {}, {"method.density": {"choice": [0.01, 0.02]}}
+    assert validate_spec(raw).method.rank == 32
+
+
 def test_the_workers_of_a_trial_may_be_searched(tmp_path: Path):
     search = a_search(tmp_path, {"space": {"cluster.workers": {"choice": [1, 2]}}})
     assert make_trial_spec(search, {"cluster.workers": 2}).workers == 2
