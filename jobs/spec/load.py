@@ -61,7 +61,7 @@ def dump_spec(spec: RunSpec) -> str:
 def validate_spec(values: Mapping[str, Any]) -> RunSpec:
     """Validate a spec of any kind given as plain values. Raise InputError with all faults."""
     check_size(values)
-    values = _name_searched_factors(values)
+    values = _name_whole_factors(values)
     core, faults = _validate_core(values)
     sections = dict[str, StrictModel]()
     for name, model in SECTIONS.items():
@@ -99,17 +99,24 @@ def make_trial_spec(search: SearchSpec, config: Mapping[str, Any]) -> RunSpec:
     return validate_spec(values)
 
 
-def _name_searched_factors(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Name the plain factors where a search chooses among FACTOR_CHOICES: trials of several ranks,
-    kinds or masks have whole factors, and not a quarter of them."""
-    method, written = values.get("method") or {}, values.get("search")
-    if not (isinstance(method, Mapping) and isinstance(written, Mapping)):
+def _name_whole_factors(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Name whole factors, which other kinds have by default, where the rest of the spec needs them:
+    to average products, or to compare trials of several ranks, kinds or masks.
+    """
+    method = values.get("method") or {}
+    averages = (_get_nested(values, f"{section}.average") for section in ("federation", "cluster"))
+    needs_whole = "product" in averages or not FACTOR_CHOICES.isdisjoint(_list_searched(values))
+    if not (needs_whole and isinstance(method, Mapping)):
         return values
-    space = flatten_space(written).get("space")
-    if not isinstance(space, Mapping) or FACTOR_CHOICES.isdisjoint(space):
-        return values
-    plain = {key: MethodSection.model_fields[key].default for key in SLORA_FACTORS}
-    return {**values, "method": {**plain, **method}}
+    whole = {key: MethodSection.model_fields[key].default for key in SLORA_FACTORS}
+    return {**values, "method": {**whole, **method}}
+
+
+def _list_searched(values: Mapping[str, Any]) -> list[Any]:
+    """Return the keys that a search chooses, as far as they can be read."""
+    section = flatten_space(values.get("search"))
+    space = section.get("space") if isinstance(section, Mapping) else None
+    return [*space] if isinstance(space, Mapping) else []
 
 
 def _validate_core(values: Mapping[str, Any]) -> tuple[RunSpec | None, list[Fault]]:

@@ -158,7 +158,8 @@ class MethodSection(StrictModel):
     """Share of the steps spent in the sparse stage."""
     rank: Count = 8
     """Rank of the low-rank stage. Kind slora without rank, alpha and factor_density has rank 32,
-    alpha 64 and factor_density 0.25, unless its mask is sized by the rank."""
+    alpha 64 and factor_density 0.25, unless its mask is sized by the rank, products are averaged,
+    or a search chooses among ranks, kinds or masks."""
     alpha: Positive = 16
     """The low-rank update is scaled by alpha / rank."""
     rslora: bool = False

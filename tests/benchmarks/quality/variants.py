@@ -87,10 +87,10 @@ def make_lora(rank: int, **more: Any) -> dict[str, Any]:
     return {"kind": "lora", "rank": rank, "alpha": 2 * rank, **more}
 
 
-DEFAULT_SLORA = "slora r128 outputs"
-"""What `kind: slora` does, at equal counts and the highest rank; stock PEFT and vLLM load it."""
-SPEC_SLORA = "slora r32 outputs"
-"""The same at the rank that a spec has by default."""
+WIDE_SLORA = "slora r128 outputs"
+"""SLoRA at equal counts and the highest rank, which its claims are about; a stock LoRA."""
+DEFAULT_SLORA = "slora r32 outputs"
+"""The same at the rank that `kind: slora` has by default."""
 LATE_SLORA = "slora r128 late"
 """Sparse values to the last step, then the hand-off: what remains is the same kind of LoRA."""
 VARIANTS: tuple[Variant, ...] = (
@@ -105,8 +105,8 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("full", {"kind": "full"}, FULL_GRIDS, tier=0),
     Variant("factors r32", make_factors(32), RANDOM_GRIDS, tier=0),
     Variant("factors r128", make_factors(128), RANDOM_GRIDS, tier=0),
-    Variant(DEFAULT_SLORA, make_slora(128, "outputs"), WIDE_GRIDS, tier=0),
-    Variant(SPEC_SLORA, make_slora(32, "outputs"), like=DEFAULT_SLORA, tier=0),
+    Variant(WIDE_SLORA, make_slora(128, "outputs"), WIDE_GRIDS, tier=0),
+    Variant(DEFAULT_SLORA, make_slora(32, "outputs"), like=WIDE_SLORA, tier=0),
     Variant(LATE_SLORA, make_late_slora(128), like="sparse", renamed={"adapter": "sparse"},
             tier=0),
     Variant("slora r4 weights", make_slora(RANK, "weights"), SLORA_GRIDS, tier=0),
@@ -120,10 +120,10 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("slora r4 loss", make_slora(RANK, "loss"), near="slora r4 weights"),
     Variant("slora r4 outputs fold", make_slora(RANK, "outputs", "fold"), near="slora r4 weights"),
     Variant("slora r4 outputs keep", make_slora(RANK, "outputs", "keep"), near="slora r4 weights"),
-    Variant("slora r64 outputs", make_slora(64, "outputs"), near=DEFAULT_SLORA),
-    Variant("slora r128 weights", make_slora(128, "weights"), near=DEFAULT_SLORA),
-    Variant("slora r128 loss", make_slora(128, "loss"), near=DEFAULT_SLORA),
-    Variant("slora r128 outputs fold", make_slora(128, "outputs", "fold"), near=DEFAULT_SLORA),
+    Variant("slora r64 outputs", make_slora(64, "outputs"), near=WIDE_SLORA),
+    Variant("slora r128 weights", make_slora(128, "weights"), near=WIDE_SLORA),
+    Variant("slora r128 loss", make_slora(128, "loss"), near=WIDE_SLORA),
+    Variant("slora r128 outputs fold", make_slora(128, "outputs", "fold"), near=WIDE_SLORA),
     Variant("pissa r4", make_lora(RANK, init="pissa"), SMALL_GRIDS),
     Variant("peft pissa r4", make_lora(RANK), like="pissa r4", peft="pissa"),
     Variant("peft dora r4", make_lora(RANK), near="lora r4", peft="dora"),

@@ -147,7 +147,7 @@ class Watch:
     def _list_unexplained(self, objects: Mapping[str, str]) -> list[str]:
         """Return the new keys that lab's own runs do not explain; wait for a commit to end."""
         store = self.world.open_root()
-        unfinished = {key for key in store.list(UNFINISHED_OF_LAB) if not key.endswith(LOCK_NAME)}
+        unfinished = {*store.list(UNFINISHED_OF_LAB)} - {UNFINISHED_OF_LAB + LOCK_NAME}
         new = sorted(set(objects) - set(self._objects) | unfinished)
         until = time.monotonic() + MAX_WAIT_S
         while new:

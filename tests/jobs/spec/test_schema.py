@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.errors import Fault, InputError
-from jobs.plan.checks import check_method
+from jobs.plan.checks import check_cluster, check_method
 from jobs.spec.limits import NAME_PATTERN
 from jobs.spec.load import dump_spec, load_spec, validate_spec
 from jobs.spec.paths import make_paths_absolute
 from jobs.spec.schema import RunSpec
-from tests.tiny import tiny_spec, write_spec
+from tests.tiny import merge_spec, tiny_spec, write_spec
 
 HERE = Path("/made/up")
 EXAMPLES = sorted((Path(__file__).parents[3] / "jobs/examples").glob("*.yaml"))
@@ -61,6 +61,19 @@ def test_slora_hands_over_to_a_high_rank_unless_the_spec_names_factors(
 ):
     spec = validate_spec(tiny_spec(HERE) | {"method": method}).method
     assert (spec.rank, spec.alpha, spec.factor_density) == expected
+
+
+AVERAGES: dict[str, dict[str, Any]] = {
+    "of workers": {"cluster": {"workers": 2, "sync_every": 4, "average": "product"}},
+    "of clients": {"train": {"steps": None}, "federation": {"clients": 12, "average": "product"}},
+}
+
+
+@pytest.mark.parametrize("changes", AVERAGES.values(), ids=AVERAGES)
+def test_a_spec_that_averages_products_has_whole_factors(changes: dict[str, Any]):
+    spec = validate_spec(merge_spec(tiny_spec(HERE), changes) | {"method": {}})
+    assert (spec.method.rank, spec.method.alpha, spec.method.factor_density) == PLAIN
+    assert not list(check_cluster(spec.training))
 
 
 def test_a_spec_can_not_be_changed():

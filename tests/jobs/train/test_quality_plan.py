@@ -31,11 +31,11 @@ from tests.benchmarks.quality.schedule import (
 from tests.benchmarks.quality.setting import Setting
 from tests.benchmarks.quality.variants import (
     BY_NAME,
-    DEFAULT_SLORA,
     HEAD,
     LATE_SLORA,
     LORA,
     VARIANTS,
+    WIDE_SLORA,
     Point,
 )
 from tests.jobs.train.quality_lines import make_bowl, make_line, run_plan, score_setting
@@ -284,7 +284,7 @@ def test_a_spec_is_accepted_or_has_keys_that_the_product_does_not_know_yet(corpu
 
 def test_names_are_unique_and_leaders_exist():
     assert len(BY_NAME) == len(VARIANTS)
-    assert DEFAULT_SLORA in BY_NAME
+    assert WIDE_SLORA in BY_NAME
     for variant in VARIANTS:
         assert (variant.like or variant.near or variant.name) in BY_NAME
         assert bool(variant.grids) == (variant.like is None and variant.near is None)

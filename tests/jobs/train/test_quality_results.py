@@ -22,8 +22,8 @@ from tests.benchmarks.quality.results_file import append_result, read_results
 from tests.benchmarks.quality.summary import compute_handoff_loss, count_tokens_to
 from tests.benchmarks.quality.training import extract_curve, summarize_stages
 from tests.benchmarks.quality.variants import (
-    DEFAULT_SLORA,
     VARIANTS,
+    WIDE_SLORA,
 )
 from tests.jobs.train.quality_lines import run_plan, score_setting
 
@@ -127,8 +127,8 @@ def test_a_claim_holds_or_not_by_its_kind(kind, data, ours, theirs, margin, held
 
 
 def test_a_hand_off_is_judged_by_the_share_that_it_lost():
-    claim = Claim("c", "quality", "chat", HANDOFF, DEFAULT_SLORA, margin=0.1)
-    results, _ = run_plan(CHAT, [DEFAULT_SLORA], score_setting)
+    claim = Claim("c", "quality", "chat", HANDOFF, WIDE_SLORA, margin=0.1)
+    results, _ = run_plan(CHAT, [WIDE_SLORA], score_setting)
     for handed_over, held in ((2.05, True), (2.2, False)):
         for line in results.values():
             line["evaluations"] = {"before": {"loss": 3.0}, "sparse": {"loss": 2.0},
